@@ -1,0 +1,2 @@
+//! The cloud controller manager, with a provider for bare machines.
+fn main() {}

@@ -1,0 +1,2 @@
+//! The local cluster: up, down, status, kubectl, logs.
+fn main() {}

@@ -1,0 +1,1 @@
+//! The local cluster and the black-box tests that run on it.

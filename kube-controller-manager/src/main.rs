@@ -1,0 +1,2 @@
+//! The Kubernetes controller manager.
+fn main() {}

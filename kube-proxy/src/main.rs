@@ -1,0 +1,2 @@
+//! The Kubernetes service proxy.
+fn main() {}

@@ -1,0 +1,2 @@
+//! The Kubernetes scheduler.
+fn main() {}

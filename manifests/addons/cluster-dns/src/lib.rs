@@ -1,0 +1,1 @@
+//! A DNS server for the Kubernetes DNS specification 1.1.

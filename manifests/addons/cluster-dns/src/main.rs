@@ -1,0 +1,2 @@
+//! A DNS server for the Kubernetes DNS specification 1.1.
+fn main() {}
