@@ -1,1 +1,19 @@
 //! The Kubernetes API server.
+//!
+//! A request travels: listener -> request info -> authentication -> impersonation -> authorization -> verb handler
+//! (admission, defaulting, validation) -> store. `server/chain.rs` shows the order in one place.
+
+pub mod admission;
+pub mod authn;
+pub mod authz;
+pub mod bootstrap;
+pub mod discovery;
+pub mod endpoints;
+pub mod openapi;
+pub mod options;
+pub mod patch;
+pub mod proxy;
+pub mod request;
+pub mod resources;
+pub mod server;
+pub mod storage;

@@ -1,0 +1,1 @@
+//! Command-line flags, with upstream's names and defaults.

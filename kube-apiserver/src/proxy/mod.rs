@@ -1,0 +1,1 @@
+//! Streaming subresources: log, exec, attach, portforward, proxy.
