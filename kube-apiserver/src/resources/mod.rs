@@ -1,0 +1,100 @@
+//! What is special about each kind: defaults, preparation of writes, validation, selectable fields, table columns, allocation.
+//!
+//! The verbs in `endpoints` are generic; they ask `strategy(group, resource)` for everything that differs. Objects are JSON trees whose
+//! types the schema has checked already; odd shapes are ignored rather than trusted.
+//!
+//! Order of a create: `default` -> admission -> `prepare_create` -> `validate_create` -> store.
+//! Order of an update: `default` -> admission -> `prepare_update` -> `validate_update` -> store.
+
+use jiff::Timestamp;
+use serde_json::Value;
+
+pub mod alloc;
+pub mod field;
+pub mod metadata;
+mod names;
+mod rules;
+pub mod table;
+mod value;
+
+use field::ErrorList;
+use table::{Column, Row};
+
+/// What the request says about a write.
+#[derive(Clone, Debug)]
+pub struct Ctx<'a> {
+    /// Namespace of the request path; empty for cluster-scoped resources.
+    pub namespace: &'a str,
+    /// Name of the request's user (certificate requests keep it).
+    pub user: &'a User,
+    /// The time of the request.
+    pub now: Timestamp,
+}
+
+/// The requester, as some kinds record it (CertificateSigningRequest).
+#[derive(Clone, Debug, Default)]
+pub struct User {
+    /// User name.
+    pub name: String,
+    /// Uid, may be empty.
+    pub uid: String,
+    /// Groups.
+    pub groups: Vec<String>,
+    /// Extra attributes.
+    pub extra: std::collections::BTreeMap<String, Vec<String>>,
+}
+
+/// What a delete request asked for and what was decided about it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Deletion {
+    /// Remove the object now (subject to finalizers).
+    Immediate,
+    /// Keep it with deletionTimestamp = now + seconds and deletionGracePeriodSeconds = seconds.
+    Graceful(i64),
+}
+
+/// Everything that differs between kinds.
+pub trait Strategy: Send + Sync {
+    /// Kind name, e.g. `Pod`; empty for the generic strategy.
+    fn kind(&self) -> &'static str;
+    /// True when objects live in a namespace.
+    fn namespaced(&self) -> bool;
+    /// Fills upstream's defaults; idempotent; also drops `null` members.
+    fn default(&self, obj: &mut Value);
+    /// Before validation of a create: system fields (uid, creationTimestamp when missing), generation, status reset, folded fields.
+    /// The name must be there already (`metadata::generate_name`).
+    fn prepare_create(&self, obj: &mut Value, ctx: &Ctx<'_>);
+    /// Before validation of an update of the main resource (`sub` None) or of a subresource (`status`, `ephemeralcontainers`, ...):
+    /// keeps what that request may not change, bumps generation.
+    fn prepare_update(&self, new: &mut Value, old: &Value, sub: Option<&str>, ctx: &Ctx<'_>);
+    /// All rules for a new object, metadata included.
+    fn validate_create(&self, obj: &Value) -> ErrorList;
+    /// All rules for a change, metadata included.
+    fn validate_update(&self, new: &Value, old: &Value, sub: Option<&str>) -> ErrorList;
+    /// The selectable fields of this object, `metadata.name` and `metadata.namespace` included.
+    fn fields(&self, obj: &Value) -> Vec<(&'static str, String)>;
+    /// The labels that a field selector may name, `metadata.name` and `metadata.namespace` included.
+    fn field_labels(&self) -> &'static [&'static str];
+    /// Decides how a delete proceeds. `requested` is `gracePeriodSeconds` of the delete options.
+    fn graceful_delete(&self, obj: &Value, requested: Option<i64>) -> Deletion;
+    /// True when deletes of this kind go through a grace period at all.
+    fn is_graceful(&self) -> bool;
+    /// May a PUT create the object.
+    fn allow_create_on_update(&self) -> bool;
+    /// May a PUT without resourceVersion overwrite.
+    fn allow_unconditional_update(&self) -> bool;
+    /// Warnings for the client (`Warning` headers).
+    fn warnings(&self, obj: &Value, old: Option<&Value>) -> Vec<String>;
+    /// Table columns.
+    fn columns(&self) -> &'static [Column];
+    /// Table cells of one object.
+    fn row(&self, obj: &Value, now: Timestamp) -> Row;
+}
+
+/// The strategy of a resource; kinds without anything special share a generic one.
+pub fn strategy(group: &str, resource: &str) -> &'static dyn Strategy {
+    rules::lookup(group, resource)
+}
+
+/// Every kind's rules, one list per file.
+static ALL: &[&[rules::Rules]] = &[];
