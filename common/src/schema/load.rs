@@ -1,0 +1,7 @@
+//! Reads the text form of the type table.
+
+use super::table::Table;
+
+pub(super) fn parse(text: &'static str) -> Table {
+    Table { text: text.into(), ..Table::default() }
+}

@@ -1,0 +1,272 @@
+//! The table's form: types and fields in two flat vectors, strings as spans of one text.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+
+/// A type's place in its table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TypeId(pub(super) u32);
+
+/// A piece of the table's text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Span {
+    pub at: u32,
+    pub len: u32,
+}
+
+/// Values that are no objects, lists or maps in JSON.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Scalar {
+    /// A string.
+    String,
+    /// Base64 text.
+    Bytes,
+    /// A boolean.
+    Bool,
+    /// A 32-bit integer.
+    Int32,
+    /// A 64-bit integer.
+    Int64,
+    /// A floating-point number.
+    Double,
+    /// RFC 3339, whole seconds.
+    Time,
+    /// RFC 3339 with microseconds.
+    MicroTime,
+    /// Go's duration text.
+    Duration,
+    /// A quantity: string or number.
+    Quantity,
+    /// A 32-bit integer or a string.
+    IntOrString,
+}
+
+/// How lists merge.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum ListKind {
+    /// Not stated; server-side apply treats it as atomic.
+    #[default]
+    Unstated,
+    /// Replaced as a whole.
+    Atomic,
+    /// A set of scalars.
+    Set,
+    /// Objects identified by key fields.
+    Map,
+}
+
+/// What strategic merge patch does with a field.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct PatchStrategy {
+    /// Lists merge by key (or as a set) instead of being replaced.
+    pub merge: bool,
+    /// Only the keys listed in `$retainKeys` survive.
+    pub retain_keys: bool,
+    /// Maps are replaced as a whole.
+    pub replace: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Node {
+    Struct { first: u32, count: u32, atomic: bool },
+    List { element: TypeId, kind: ListKind, keys: u32 },
+    Map { value: TypeId, atomic: bool },
+    Scalar(Scalar),
+    Any,
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct FieldRow {
+    pub name: Span,
+    pub ty: TypeId,
+    pub required: bool,
+    pub default: Option<Span>,
+    pub strategy: PatchStrategy,
+    pub merge_key: Option<Span>,
+}
+
+/// Types that refer to each other.
+#[derive(Debug, Default)]
+pub struct Table {
+    pub(super) text: Cow<'static, str>,
+    pub(super) nodes: Vec<Node>,
+    pub(super) names: Vec<Option<Span>>,
+    pub(super) fields: Vec<FieldRow>,
+    pub(super) keys: Vec<Vec<Span>>,
+    pub(super) by_name: HashMap<Box<str>, TypeId>,
+    pub(super) by_kind: HashMap<Box<str>, TypeId>,
+    pub(super) kinds_of: HashMap<TypeId, Vec<Span>>,
+}
+
+impl Table {
+    /// The type with an OpenAPI definition name.
+    pub fn by_name(&self, name: &str) -> Option<Type<'_>> {
+        self.by_name.get(name).map(|&id| Type { table: self, id })
+    }
+
+    /// The type of objects of a kind.
+    pub fn by_kind(&self, group: &str, version: &str, kind: &str) -> Option<Type<'_>> {
+        let full = format!("{group}/{version}/{kind}");
+        let found = self.by_kind.get(full.as_str()).or_else(|| self.by_kind.get(format!("*/*/{kind}").as_str()));
+        found.map(|&id| Type { table: self, id })
+    }
+
+    /// All named types.
+    pub fn definitions(&self) -> impl Iterator<Item = Type<'_>> {
+        let named = self.names.iter().enumerate().filter(|(_, name)| name.is_some());
+        named.map(|(i, _)| Type { table: self, id: TypeId(i as u32) })
+    }
+
+    pub(super) fn str(&self, span: Span) -> &str {
+        self.text.get(span.at as usize..(span.at + span.len) as usize).unwrap_or("")
+    }
+}
+
+/// A type of a table.
+#[derive(Debug, Clone, Copy)]
+pub struct Type<'t> {
+    table: &'t Table,
+    id: TypeId,
+}
+
+/// What a type's values look like in JSON.
+#[derive(Debug, Clone, Copy)]
+pub enum Shape<'t> {
+    /// An object with known fields.
+    Struct(Struct<'t>),
+    /// A list.
+    List(List<'t>),
+    /// An object with any keys and values of one type; `true` when it merges as a whole.
+    Map(Type<'t>, bool),
+    /// A scalar.
+    Scalar(Scalar),
+    /// Any JSON, kept as it is.
+    Any,
+}
+
+/// An object with known fields.
+#[derive(Debug, Clone, Copy)]
+pub struct Struct<'t> {
+    table: &'t Table,
+    rows: &'t [FieldRow],
+    /// Whether server-side apply treats it as one value.
+    pub atomic: bool,
+}
+
+/// A list type.
+#[derive(Debug, Clone, Copy)]
+pub struct List<'t> {
+    table: &'t Table,
+    keys: &'t [Span],
+    /// The type of its elements.
+    pub element: Type<'t>,
+    /// How it merges.
+    pub kind: ListKind,
+}
+
+/// A field of a struct.
+#[derive(Debug, Clone, Copy)]
+pub struct Field<'t> {
+    table: &'t Table,
+    row: &'t FieldRow,
+}
+
+impl<'t> Type<'t> {
+    /// Its place in its table.
+    pub fn id(self) -> TypeId {
+        self.id
+    }
+
+    /// The OpenAPI definition name; `None` for lists, maps and plain scalars.
+    pub fn name(self) -> Option<&'t str> {
+        self.table.names.get(self.id.0 as usize).copied().flatten().map(|span| self.table.str(span))
+    }
+
+    /// The last part of the definition name: Go's type name.
+    pub fn short_name(self) -> Option<&'t str> {
+        self.name().map(|name| name.rsplit('.').next().unwrap_or(name))
+    }
+
+    /// The `group/version/kind`s whose objects have this type; `*/*/kind` for options known to every group version.
+    pub fn kinds(self) -> impl Iterator<Item = &'t str> {
+        self.table.kinds_of.get(&self.id).into_iter().flatten().map(move |span| self.table.str(*span))
+    }
+
+    /// What its values look like.
+    pub fn shape(self) -> Shape<'t> {
+        let table = self.table;
+        match table.nodes.get(self.id.0 as usize).copied().unwrap_or(Node::Any) {
+            Node::Struct { first, count, atomic } => {
+                let rows = table.fields.get(first as usize..(first + count) as usize).unwrap_or(&[]);
+                Shape::Struct(Struct { table, rows, atomic })
+            }
+            Node::List { element, kind, keys } => {
+                let keys = table.keys.get(keys as usize).map_or(&[][..], Vec::as_slice);
+                Shape::List(List { table, keys, element: Type { table, id: element }, kind })
+            }
+            Node::Map { value, atomic } => Shape::Map(Type { table, id: value }, atomic),
+            Node::Scalar(scalar) => Shape::Scalar(scalar),
+            Node::Any => Shape::Any,
+        }
+    }
+
+    /// The field of a struct type.
+    pub fn field(self, name: &str) -> Option<Field<'t>> {
+        match self.shape() {
+            Shape::Struct(s) => s.field(name),
+            _ => None,
+        }
+    }
+}
+
+impl<'t> Struct<'t> {
+    /// The field called `name` (case matters).
+    pub fn field(self, name: &str) -> Option<Field<'t>> {
+        let found = self.rows.binary_search_by(|row| self.table.str(row.name).cmp(name)).ok()?;
+        Some(Field { table: self.table, row: &self.rows[found] })
+    }
+
+    /// All fields, by name.
+    pub fn fields(self) -> impl Iterator<Item = Field<'t>> {
+        self.rows.iter().map(move |row| Field { table: self.table, row })
+    }
+}
+
+impl<'t> List<'t> {
+    /// The fields that identify an element of a [`ListKind::Map`].
+    pub fn keys(self) -> impl Iterator<Item = &'t str> {
+        self.keys.iter().map(move |span| self.table.str(*span))
+    }
+}
+
+impl<'t> Field<'t> {
+    /// JSON name.
+    pub fn name(self) -> &'t str {
+        self.table.str(self.row.name)
+    }
+
+    /// Its type.
+    pub fn ty(self) -> Type<'t> {
+        Type { table: self.table, id: self.row.ty }
+    }
+
+    /// Whether OpenAPI calls it required.
+    pub fn required(self) -> bool {
+        self.row.required
+    }
+
+    /// The default OpenAPI states, as JSON text.
+    pub fn default(self) -> Option<&'t str> {
+        self.row.default.map(|span| self.table.str(span))
+    }
+
+    /// What strategic merge patch does with it.
+    pub fn strategy(self) -> PatchStrategy {
+        self.row.strategy
+    }
+
+    /// The field that identifies list elements for strategic merge patch.
+    pub fn merge_key(self) -> Option<&'t str> {
+        self.row.merge_key.map(|span| self.table.str(span))
+    }
+}
