@@ -1,1 +1,4 @@
 //! What the Corten daemons share.
+
+pub mod api;
+pub mod schema;
