@@ -1,0 +1,1 @@
+//! The ordered log of what was just committed.
