@@ -1,1 +1,23 @@
-//! The local cluster and the black-box tests that run on it.
+//! The local cluster: nodes as network namespaces on a private bridge without a route out, real containerd, runc and
+//! CNI, and a path per component so that any of the six daemons can be swapped. People, tests and benches share it.
+#![doc = "See docs/local-cluster.md."]
+
+mod cgroup;
+mod daemons;
+mod down;
+pub mod image;
+mod kubectl;
+mod layout;
+mod manifests;
+mod node;
+mod pki;
+mod process;
+mod state;
+mod up;
+
+pub use daemons::Component;
+pub use down::down;
+pub use kubectl::{Output, inside};
+pub use layout::Layout;
+pub use state::{Cluster, State};
+pub use up::{Options, up};
