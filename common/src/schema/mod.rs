@@ -8,7 +8,7 @@ mod load;
 mod table;
 
 pub use decode::{Decoded, Problem, cannot_be_handled, decode, prune, strict_decoding_error};
-pub use table::{Field, List, ListKind, PatchStrategy, Scalar, Shape, Struct, Table, Type, TypeId};
+pub use table::{Field, List, ListKind, MapKind, PatchStrategy, Scalar, Shape, Struct, Table, Type, TypeId};
 
 use std::sync::LazyLock;
 
@@ -26,4 +26,50 @@ pub fn lookup(group: &str, version: &str, kind: &str) -> Option<Type<'static>> {
 /// The built-in type with an OpenAPI definition name, such as `io.k8s.api.core.v1.PodSpec`.
 pub fn definition(name: &str) -> Option<Type<'static>> {
     table().by_name(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn knows_fields_keys_and_strategies() {
+        let deployment = lookup("apps", "v1", "Deployment").unwrap();
+        assert_eq!(deployment.name().unwrap(), "io.k8s.api.apps.v1.Deployment");
+        let strategy = deployment.field("spec").unwrap().ty().field("strategy").unwrap();
+        assert!(strategy.strategy().retain_keys && !strategy.strategy().merge);
+        assert_eq!(strategy.default(), Some("{}"));
+        let pod = definition("io.k8s.api.core.v1.PodSpec").unwrap();
+        let containers = pod.field("containers").unwrap();
+        assert!(containers.required() && containers.strategy().merge);
+        assert_eq!(containers.merge_key(), Some("name"));
+        let Shape::List(list) = containers.ty().shape() else { panic!("containers is no list") };
+        assert_eq!((list.kind, list.keys().collect::<Vec<_>>()), (ListKind::Map, vec!["name"]));
+        let ports = list.element.field("ports").unwrap();
+        let Shape::List(list) = ports.ty().shape() else { panic!("ports is no list") };
+        assert_eq!(list.keys().collect::<Vec<_>>(), ["containerPort", "protocol"]);
+        assert!(pod.field("Containers").is_none());
+    }
+
+    #[test]
+    fn every_reference_resolves_and_every_kind_of_the_catalog_has_a_type() {
+        for ty in table().definitions() {
+            let open = matches!(ty.shape(), Shape::Any(false));
+            assert!(!open || ty.short_name().unwrap().starts_with("JSON"), "{}", ty.name().unwrap());
+        }
+        for resource in crate::api::catalog().resources() {
+            let found = lookup(resource.group, resource.version, resource.kind);
+            assert!(found.is_some(), "{} {}", resource.api_version(), resource.kind);
+        }
+        assert!(lookup("apps", "v1", "DeleteOptions").is_some());
+    }
+
+    #[test]
+    fn fields_are_sorted_for_binary_search() {
+        for ty in table().definitions() {
+            if let Shape::Struct(s) = ty.shape() {
+                assert!(s.fields().map(Field::name).is_sorted(), "{}", ty.name().unwrap());
+            }
+        }
+    }
 }

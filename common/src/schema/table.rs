@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 
 /// A type's place in its table.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub struct TypeId(pub(super) u32);
 
 /// A piece of the table's text.
@@ -55,6 +55,18 @@ pub enum ListKind {
     Map,
 }
 
+/// How maps merge.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum MapKind {
+    /// Not stated: by key.
+    #[default]
+    Unstated,
+    /// By key.
+    Granular,
+    /// Replaced as a whole.
+    Atomic,
+}
+
 /// What strategic merge patch does with a field.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct PatchStrategy {
@@ -70,12 +82,12 @@ pub struct PatchStrategy {
 pub(super) enum Node {
     Struct { first: u32, count: u32, atomic: bool },
     List { element: TypeId, kind: ListKind, keys: u32 },
-    Map { value: TypeId, atomic: bool },
+    Map { value: TypeId, kind: MapKind },
     Scalar(Scalar),
-    Any,
+    Any { object: bool },
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct FieldRow {
     pub name: Span,
     pub ty: TypeId,
@@ -83,6 +95,9 @@ pub(super) struct FieldRow {
     pub default: Option<Span>,
     pub strategy: PatchStrategy,
     pub merge_key: Option<Span>,
+    pub go_type: Option<Span>,
+    pub map_kind: Option<Span>,
+    pub list_kind: Option<Span>,
 }
 
 /// Types that refer to each other.
@@ -90,12 +105,14 @@ pub(super) struct FieldRow {
 pub struct Table {
     pub(super) text: Cow<'static, str>,
     pub(super) nodes: Vec<Node>,
-    pub(super) names: Vec<Option<Span>>,
+    /// Package and short name of the named types.
+    pub(super) names: Vec<Option<(Span, Span)>>,
     pub(super) fields: Vec<FieldRow>,
     pub(super) keys: Vec<Vec<Span>>,
     pub(super) by_name: HashMap<Box<str>, TypeId>,
     pub(super) by_kind: HashMap<Box<str>, TypeId>,
     pub(super) kinds_of: HashMap<TypeId, Vec<Span>>,
+    pub(super) unions: HashMap<TypeId, Span>,
 }
 
 impl Table {
@@ -136,12 +153,12 @@ pub enum Shape<'t> {
     Struct(Struct<'t>),
     /// A list.
     List(List<'t>),
-    /// An object with any keys and values of one type; `true` when it merges as a whole.
-    Map(Type<'t>, bool),
+    /// An object with any keys and values of one type.
+    Map(Type<'t>, MapKind),
     /// A scalar.
     Scalar(Scalar),
-    /// Any JSON, kept as it is.
-    Any,
+    /// Any JSON, kept as it is; `true` when OpenAPI calls it an object.
+    Any(bool),
 }
 
 /// An object with known fields.
@@ -178,13 +195,22 @@ impl<'t> Type<'t> {
     }
 
     /// The OpenAPI definition name; `None` for lists, maps and plain scalars.
-    pub fn name(self) -> Option<&'t str> {
-        self.table.names.get(self.id.0 as usize).copied().flatten().map(|span| self.table.str(span))
+    pub fn name(self) -> Option<String> {
+        Some(format!("{}.{}", self.package()?, self.short_name()?))
+    }
+
+    /// The definition name without its last part.
+    pub fn package(self) -> Option<&'t str> {
+        Some(self.table.str(self.spans()?.0))
     }
 
     /// The last part of the definition name: Go's type name.
     pub fn short_name(self) -> Option<&'t str> {
-        self.name().map(|name| name.rsplit('.').next().unwrap_or(name))
+        Some(self.table.str(self.spans()?.1))
+    }
+
+    fn spans(self) -> Option<(Span, Span)> {
+        self.table.names.get(self.id.0 as usize).copied().flatten()
     }
 
     /// The `group/version/kind`s whose objects have this type; `*/*/kind` for options known to every group version.
@@ -192,10 +218,15 @@ impl<'t> Type<'t> {
         self.table.kinds_of.get(&self.id).into_iter().flatten().map(move |span| self.table.str(*span))
     }
 
+    /// OpenAPI's `x-kubernetes-unions`, as JSON text.
+    pub fn unions(self) -> Option<&'t str> {
+        self.table.unions.get(&self.id).map(|span| self.table.str(*span))
+    }
+
     /// What its values look like.
     pub fn shape(self) -> Shape<'t> {
         let table = self.table;
-        match table.nodes.get(self.id.0 as usize).copied().unwrap_or(Node::Any) {
+        match table.nodes.get(self.id.0 as usize).copied().unwrap_or(Node::Any { object: false }) {
             Node::Struct { first, count, atomic } => {
                 let rows = table.fields.get(first as usize..(first + count) as usize).unwrap_or(&[]);
                 Shape::Struct(Struct { table, rows, atomic })
@@ -204,9 +235,9 @@ impl<'t> Type<'t> {
                 let keys = table.keys.get(keys as usize).map_or(&[][..], Vec::as_slice);
                 Shape::List(List { table, keys, element: Type { table, id: element }, kind })
             }
-            Node::Map { value, atomic } => Shape::Map(Type { table, id: value }, atomic),
+            Node::Map { value, kind } => Shape::Map(Type { table, id: value }, kind),
             Node::Scalar(scalar) => Shape::Scalar(scalar),
-            Node::Any => Shape::Any,
+            Node::Any { object } => Shape::Any(object),
         }
     }
 
@@ -263,6 +294,21 @@ impl<'t> Field<'t> {
     /// What strategic merge patch does with it.
     pub fn strategy(self) -> PatchStrategy {
         self.row.strategy
+    }
+
+    /// Go's name of a scalar type (of the field, or of its list's elements) where it has one, such as `v1.Protocol`.
+    pub fn go_type(self) -> Option<&'t str> {
+        self.row.go_type.map(|span| self.table.str(span))
+    }
+
+    /// `x-kubernetes-map-type` stated at the field instead of its type.
+    pub fn map_kind(self) -> Option<&'t str> {
+        self.row.map_kind.map(|span| self.table.str(span))
+    }
+
+    /// `x-kubernetes-list-type` stated at a field that is no list in JSON.
+    pub fn list_kind(self) -> Option<&'t str> {
+        self.row.list_kind.map(|span| self.table.str(span))
     }
 
     /// The field that identifies list elements for strategic merge patch.
