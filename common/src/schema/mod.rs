@@ -7,7 +7,9 @@ mod decode;
 mod load;
 mod table;
 
-pub use decode::{Decoded, Problem, cannot_be_handled, decode, prune, strict_decoding_error};
+pub use decode::{
+    Decoded, Problem, cannot_be_handled, convert, decode, duplicate_fields, prune, strict_decoding_error, syntax_error,
+};
 pub use table::{Field, List, ListKind, MapKind, PatchStrategy, Scalar, Shape, Struct, Table, Type, TypeId};
 
 use std::sync::LazyLock;

@@ -1,11 +1,24 @@
 //! Decoding into a type as Go's decoder does: unknown fields and nulls are dropped, unknown and duplicate fields and
 //! values of a wrong type are reported with upstream's texts and paths.
+//!
+//! One walk ([`walk`]) serves bytes and trees alike: both are serde deserializers.
+
+mod scalar;
+mod syntax;
+mod texts;
+mod walk;
+
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 
+use serde::de::DeserializeSeed;
 use serde_json::Value;
 
 use super::table::Type;
+pub use syntax::syntax_error;
+use texts::Style;
 
 /// Something a strict decoder objects to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -14,6 +27,8 @@ pub enum Problem {
     UnknownField(String),
     /// A field that occurs twice in one object.
     DuplicateField(String),
+    /// Anything else, in full.
+    Other(String),
 }
 
 impl fmt::Display for Problem {
@@ -21,6 +36,7 @@ impl fmt::Display for Problem {
         match self {
             Problem::UnknownField(path) => write!(f, "unknown field \"{path}\""),
             Problem::DuplicateField(path) => write!(f, "duplicate field \"{path}\""),
+            Problem::Other(text) => f.write_str(text),
         }
     }
 }
@@ -38,17 +54,41 @@ pub struct Decoded {
 
 /// Decodes JSON text into a type.
 pub fn decode(ty: Type<'_>, bytes: &[u8]) -> Decoded {
-    let _ = ty;
-    match serde_json::from_slice(bytes) {
-        Ok(value) => Decoded { value, ..Decoded::default() },
+    let mut deserializer = serde_json::Deserializer::from_slice(bytes);
+    let mut state = walk::State::new(Style::Json);
+    let value = walk::Seed::new(&mut state, Some(ty)).deserialize(&mut deserializer);
+    match value.and_then(|value| deserializer.end().map(|()| value)) {
+        Ok(value) => state.finish(value),
+        Err(error) => Decoded { error: Some(syntax_error(bytes, &error)), ..Decoded::default() },
+    }
+}
+
+/// Decodes a tree into a type (after a JSON or merge patch, say): as [`decode`], but duplicates can no longer be seen.
+pub fn prune(ty: Type<'_>, value: &Value) -> Decoded {
+    tree(ty, value, Style::Json)
+}
+
+/// As [`prune`], with the messages upstream gives after a strategic merge (it converts trees without a JSON decoder).
+pub fn convert(ty: Type<'_>, value: &Value) -> Decoded {
+    tree(ty, value, Style::Unstructured)
+}
+
+fn tree(ty: Type<'_>, value: &Value, style: Style) -> Decoded {
+    let mut state = walk::State::new(style);
+    match walk::Seed::new(&mut state, Some(ty)).deserialize(value) {
+        Ok(value) => state.finish(value),
         Err(error) => Decoded { error: Some(error.to_string()), ..Decoded::default() },
     }
 }
 
-/// Decodes a tree into a type (after a patch, say): as [`decode`], but duplicates can no longer be seen.
-pub fn prune(ty: Type<'_>, value: &Value) -> Decoded {
-    let _ = ty;
-    Decoded { value: value.clone(), ..Decoded::default() }
+/// Fields that occur twice in an object of JSON text, whatever its type. Text that is no JSON has none.
+pub fn duplicate_fields(bytes: &[u8]) -> Vec<Problem> {
+    let mut state = walk::State::new(Style::Json);
+    let mut deserializer = serde_json::Deserializer::from_slice(bytes);
+    match walk::Seed::new(&mut state, None).deserialize(&mut deserializer) {
+        Ok(value) => state.finish(value).problems,
+        Err(_) => Vec::new(),
+    }
 }
 
 /// The message of a strict refusal: `strict decoding error: unknown field "spec.foo", ...`.

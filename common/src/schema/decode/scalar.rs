@@ -1,0 +1,93 @@
+//! Scalars with rules of their own: times, quantities, base64. Go's decoder checks them, and writes them back in one
+//! canonical form.
+
+use serde_json::Value;
+
+use super::super::table::Scalar;
+
+const RFC3339: &str = "2006-01-02T15:04:05Z07:00";
+const RFC3339_MICRO: &str = "2006-01-02T15:04:05.000000Z07:00";
+
+/// The canonical form of a string for a scalar type that takes strings, or what is wrong with it.
+pub(super) fn from_text(scalar: Scalar, text: &str) -> Result<Value, String> {
+    match scalar {
+        Scalar::Bytes => base64(text),
+        Scalar::Time => time(text, RFC3339, 0),
+        Scalar::MicroTime => time(text, RFC3339_MICRO, 6),
+        Scalar::Quantity => quantity(text),
+        _ => Ok(Value::String(text.to_owned())),
+    }
+}
+
+/// The canonical form of a quantity.
+pub(super) fn quantity(text: &str) -> Result<Value, String> {
+    let digits = text.strip_prefix(['+', '-']).unwrap_or(text);
+    let number = digits.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(digits.len());
+    let (number, suffix) = digits.split_at(number);
+    let known = matches!(
+        suffix,
+        "" | "n" | "u" | "m" | "k" | "M" | "G" | "T" | "P" | "E" | "Ki" | "Mi" | "Gi" | "Ti" | "Pi" | "Ei"
+    );
+    let exponent = suffix.strip_prefix(['e', 'E']).is_some_and(|power| power.parse::<i32>().is_ok());
+    if !number.bytes().any(|byte| byte.is_ascii_digit()) || number.matches('.').count() > 1 {
+        return Err("quantities must match the regular expression \
+                    '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'"
+            .into());
+    }
+    if !known && !exponent {
+        return Err("unable to parse quantity's suffix".into());
+    }
+    Ok(Value::String(text.to_owned()))
+}
+
+fn time(text: &str, layout: &str, decimals: i16) -> Result<Value, String> {
+    let shaped = [(4, b'-'), (7, b'-'), (10, b'T'), (13, b':'), (16, b':')];
+    let bytes = text.as_bytes();
+    let well_shaped = bytes.len() >= 20 && shaped.iter().all(|(at, byte)| bytes[*at] == *byte);
+    match text.parse::<jiff::Timestamp>() {
+        Ok(time) if well_shaped => Ok(Value::String(match decimals {
+            0 => time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
+            _ => time.strftime("%Y-%m-%dT%H:%M:%S.%6fZ").to_string(),
+        })),
+        _ => Err(time_error(text, layout)),
+    }
+}
+
+/// Go names the part of the text and of the layout at which it gave up.
+fn time_error(text: &str, layout: &str) -> String {
+    let parts: [(usize, usize, &str, fn(u8) -> bool); 6] = [
+        (0, 4, "2006", |b| b.is_ascii_digit()),
+        (4, 5, "-", |b| b == b'-'),
+        (5, 7, "01", |b| b.is_ascii_digit()),
+        (7, 8, "-", |b| b == b'-'),
+        (8, 10, "02", |b| b.is_ascii_digit()),
+        (10, 11, "T", |b| b == b'T'),
+    ];
+    let bytes = text.as_bytes();
+    for (from, to, part, accepts) in parts {
+        let fits = bytes.get(from..to).is_some_and(|found| found.iter().all(|byte| accepts(*byte)));
+        if !fits {
+            let rest = text.get(from..).unwrap_or("");
+            return format!("parsing time {text:?} as {layout:?}: cannot parse {rest:?} as {part:?}");
+        }
+    }
+    let rest = text.get(11..).unwrap_or("");
+    format!("parsing time {text:?} as {layout:?}: cannot parse {rest:?} as \"15\"")
+}
+
+fn base64(text: &str) -> Result<Value, String> {
+    use base64::Engine;
+    // Go ignores line breaks inside base64.
+    let packed: String = text.chars().filter(|c| !matches!(c, '\r' | '\n')).collect();
+    match base64::engine::general_purpose::STANDARD.decode(&packed) {
+        Ok(_) => Ok(Value::String(packed)),
+        Err(error) => {
+            use base64::DecodeError::{InvalidByte, InvalidLastSymbol};
+            let at = match error {
+                InvalidByte(at, _) | InvalidLastSymbol(at, _) => at,
+                _ => packed.len(),
+            };
+            Err(format!("illegal base64 data at input byte {at}"))
+        }
+    }
+}
