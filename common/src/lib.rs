@@ -1,4 +1,11 @@
 //! What the Corten daemons share.
+//!
+//! `api`, `schema` and `meta` do no I/O and never use the rooms below them (`client`, `informer`, `serving`, ...).
 
 pub mod api;
+pub mod client;
+pub mod config;
+pub mod informer;
+pub mod runtime;
 pub mod schema;
+pub mod telemetry;

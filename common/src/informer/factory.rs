@@ -1,0 +1,158 @@
+//! One informer per type and selector, started together.
+
+use std::{
+    any::Any,
+    any::TypeId,
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+    time::Duration,
+};
+
+use futures::{StreamExt, future::BoxFuture};
+use kube::{Api, runtime::watcher};
+use parking_lot::Mutex;
+use tokio_util::sync::CancellationToken;
+
+use super::cache::{Informer, InformerOptions, Object, object_key};
+
+const BACKOFF_MIN: Duration = Duration::from_millis(200);
+const BACKOFF_MAX: Duration = Duration::from_secs(10);
+
+type RunFn = Box<dyn FnOnce(kube::Client, CancellationToken) -> BoxFuture<'static, ()> + Send>;
+type SyncFn = Box<dyn Fn() -> bool + Send + Sync>;
+
+struct Entry {
+    informer: Arc<dyn Any + Send + Sync>,
+    name: String,
+    synced: SyncFn,
+    run: Option<RunFn>,
+}
+
+/// Makes and starts informers. Ask for all you need, register handlers and indexes, then [`Factory::start`].
+pub struct Factory {
+    client: kube::Client,
+    entries: Mutex<HashMap<(TypeId, String), Entry>>,
+}
+
+impl Factory {
+    /// A factory whose informers use this client.
+    pub fn new(client: kube::Client) -> Self {
+        Self { client, entries: Mutex::new(HashMap::new()) }
+    }
+
+    /// The client, for those who also write.
+    pub fn client(&self) -> &kube::Client {
+        &self.client
+    }
+
+    /// The informer over every object of the type.
+    pub fn informer<K: Object>(&self) -> Arc<Informer<K>> {
+        self.informer_with(InformerOptions::default())
+    }
+
+    /// The informer limited by a field selector, for example `spec.nodeName=n1`.
+    pub fn informer_with_field_selector<K: Object>(&self, field_selector: &str) -> Arc<Informer<K>> {
+        self.informer_with(InformerOptions {
+            field_selector: Some(field_selector.to_owned()),
+            ..InformerOptions::default()
+        })
+    }
+
+    /// The informer with these options; who asks first decides the transform, selectors make separate informers.
+    pub fn informer_with<K: Object>(&self, options: InformerOptions<K>) -> Arc<Informer<K>> {
+        let selector = format!("{:?} {:?}", options.field_selector, options.label_selector);
+        let mut entries = self.entries.lock();
+        let known = entries.get(&(TypeId::of::<K>(), selector.clone()));
+        if let Some(informer) = known.and_then(|entry| entry.informer.clone().downcast::<Informer<K>>().ok()) {
+            return informer;
+        }
+        let informer = Informer::new(options);
+        let (for_sync, for_run) = (informer.clone(), informer.clone());
+        let entry = Entry {
+            informer: informer.clone(),
+            name: K::kind(&()).into_owned(),
+            synced: Box::new(move || for_sync.has_synced()),
+            run: Some(Box::new(move |client, shutdown| Box::pin(run(for_run, client, shutdown)))),
+        };
+        entries.insert((TypeId::of::<K>(), selector), entry);
+        informer
+    }
+
+    /// Starts every informer that is not running yet; may be called again after asking for more.
+    pub fn start(&self, shutdown: &CancellationToken) {
+        for entry in self.entries.lock().values_mut() {
+            if let Some(run) = entry.run.take() {
+                tokio::spawn(run(self.client.clone(), shutdown.clone()));
+            }
+        }
+    }
+
+    /// The kinds whose first list has not arrived.
+    pub fn unsynced(&self) -> Vec<String> {
+        self.entries.lock().values().filter(|entry| !(entry.synced)()).map(|entry| entry.name.clone()).collect()
+    }
+
+    /// Waits until every started informer has its first list; false when cancelled before.
+    pub async fn wait_for_sync(&self, shutdown: &CancellationToken) -> bool {
+        let mut tick = tokio::time::interval(Duration::from_millis(20));
+        loop {
+            if self.unsynced().is_empty() {
+                return true;
+            }
+            tokio::select! {
+                _ = tick.tick() => {}
+                () = shutdown.cancelled() => return false,
+            }
+        }
+    }
+}
+
+fn watch_config<K: Object>(options: &InformerOptions<K>) -> watcher::Config {
+    let mut config = watcher::Config::default().any_semantic().page_size(500);
+    config.field_selector = options.field_selector.clone();
+    config.label_selector = options.label_selector.clone();
+    config
+}
+
+/// Keeps one cache up to date until cancelled. Failures are logged and retried with a bounded, jittered back-off.
+async fn run<K: Object>(informer: Arc<Informer<K>>, client: kube::Client, shutdown: CancellationToken) {
+    let kind = K::kind(&()).into_owned();
+    let mut stream = watcher::watcher(Api::<K>::all(client), watch_config(&informer.options)).boxed();
+    let mut seen = BTreeSet::new();
+    let mut delay = BACKOFF_MIN;
+    loop {
+        let next = tokio::select! {
+            () = shutdown.cancelled() => return,
+            next = stream.next() => next,
+        };
+        match next {
+            None => return,
+            Some(Ok(event)) => {
+                delay = BACKOFF_MIN;
+                step(&informer, &mut seen, event);
+            }
+            Some(Err(error)) => {
+                tracing::warn!(%kind, %error, "watch failed; retrying");
+                let jittered = delay.mul_f64(rand::random_range(0.8..1.2));
+                tokio::select! {
+                    () = shutdown.cancelled() => return,
+                    () = tokio::time::sleep(jittered) => {}
+                }
+                delay = (delay * 2).min(BACKOFF_MAX);
+            }
+        }
+    }
+}
+
+fn step<K: Object>(informer: &Informer<K>, seen: &mut BTreeSet<String>, event: watcher::Event<K>) {
+    match event {
+        watcher::Event::Init => seen.clear(),
+        watcher::Event::InitApply(object) => {
+            seen.insert(object_key(&object));
+            informer.apply(object);
+        }
+        watcher::Event::InitDone => informer.list_done(&std::mem::take(seen)),
+        watcher::Event::Apply(object) => informer.apply(object),
+        watcher::Event::Delete(object) => informer.remove(&object_key(&object), Some(object)),
+    }
+}
