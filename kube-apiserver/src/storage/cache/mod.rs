@@ -4,17 +4,32 @@
 //!
 //! It starts with the first use ([`ResourceCache::ready`] or any read) and then follows the store by one watch.
 
-use std::{borrow::Cow, sync::Arc, time::Duration};
+use std::{
+    borrow::Cow,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
+use parking_lot::{Mutex, RwLock};
 use tokio_util::sync::CancellationToken;
 
-use super::{Revision, Store};
+use super::{ProgressRequest, Revision, Store};
 
 mod error;
 mod list;
 mod object;
+mod pump;
+mod ring;
 mod select;
+mod token;
+mod wake;
 mod watch;
+
+#[cfg(test)]
+mod tests;
 
 pub use error::CacheError;
 pub use list::{ListPage, ListQuery, ResourceVersion};
@@ -52,6 +67,8 @@ pub struct CacheOptions {
     pub max_event_bytes: usize,
     /// How long an event beyond `min_events` is kept.
     pub event_age: Duration,
+    /// How long a read waits for the cache to hold the store's content at all.
+    pub ready_timeout: Duration,
     /// How long a read waits for the cache to reach a revision.
     pub fresh_timeout: Duration,
     /// How often watchers that asked for bookmarks get one.
@@ -65,6 +82,7 @@ impl Default for CacheOptions {
             max_events: 20_000,
             max_event_bytes: 32 << 20,
             event_age: Duration::from_secs(75),
+            ready_timeout: Duration::from_secs(30),
             fresh_timeout: Duration::from_secs(3),
             bookmark_interval: Duration::from_secs(60),
         }
@@ -73,74 +91,170 @@ impl Default for CacheOptions {
 
 /// The cache of one resource. Cheap to clone.
 #[derive(Clone)]
-pub struct ResourceCache {
+pub struct ResourceCache(Arc<Inner>);
+
+/// What reads, watchers and the pump share.
+struct Inner {
     store: Arc<dyn Store>,
-    spec: Arc<ResourceSpec>,
+    spec: ResourceSpec,
     options: CacheOptions,
     shutdown: CancellationToken,
+    started: AtomicBool,
+    state: RwLock<ring::State>,
+    wakers: Arc<wake::Wakers>,
+    snapshots: Mutex<list::Snapshots>,
+    /// The revision the state has reached; sent after every step.
+    progress_sent: tokio::sync::watch::Sender<Revision>,
+    /// How to ask the running store watch for progress.
+    progress: Mutex<Option<ProgressRequest>>,
+    /// The newest revision that somebody waits for, should the store watch have to be made anew.
+    wanted: AtomicU64,
 }
 
 impl ResourceCache {
     /// A cache that starts with its first use and stops at `shutdown`.
     pub fn new(store: Arc<dyn Store>, spec: ResourceSpec, options: CacheOptions, shutdown: CancellationToken) -> Self {
-        Self { store, spec: Arc::new(spec), options, shutdown }
+        Self(Arc::new(Inner {
+            store,
+            spec,
+            options,
+            shutdown,
+            started: AtomicBool::new(false),
+            state: RwLock::new(ring::State::new()),
+            wakers: Arc::default(),
+            snapshots: Mutex::default(),
+            progress_sent: tokio::sync::watch::Sender::new(0),
+            progress: Mutex::new(None),
+            wanted: AtomicU64::new(0),
+        }))
     }
 
     /// What the cache is of.
     pub fn spec(&self) -> &ResourceSpec {
-        &self.spec
+        &self.0.spec
     }
 
     /// The store behind it.
     pub fn store(&self) -> &Arc<dyn Store> {
-        &self.store
+        &self.0.store
+    }
+
+    /// The key of an object.
+    pub fn key(&self, namespace: &str, name: &str) -> String {
+        let spec = &self.0.spec;
+        if spec.namespaced { format!("{}{namespace}/{name}", spec.prefix) } else { format!("{}{name}", spec.prefix) }
     }
 
     /// Starts the cache if needed and waits until it holds the store's content.
     pub async fn ready(&self) -> Result<(), CacheError> {
-        Err(self.not_ready())
+        self.0.ready().await
     }
 
     /// Waits until everything up to `revision` is in the cache: read-your-writes after a write of this server.
-    pub async fn wait_for(&self, _revision: Revision) -> Result<(), CacheError> {
-        Err(self.not_ready())
+    pub async fn wait_for(&self, revision: Revision) -> Result<(), CacheError> {
+        self.0.wait_for(revision).await
+    }
+
+    /// The revision the cache has reached.
+    pub fn revision(&self) -> Revision {
+        self.0.state.read().revision
+    }
+
+    /// How many objects it holds.
+    pub fn len(&self) -> usize {
+        self.0.state.read().root.len()
+    }
+
+    /// Whether it holds none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
     }
 
     /// Reads one object. `namespace` is empty for cluster-scoped resources.
     pub async fn get(
         &self,
-        _namespace: &str,
-        _name: &str,
-        _version: ResourceVersion,
+        namespace: &str,
+        name: &str,
+        version: ResourceVersion,
     ) -> Result<Option<Arc<CachedObject>>, CacheError> {
-        Err(self.not_ready())
+        self.0.fresh(version).await?;
+        Ok(self.peek(namespace, name))
     }
 
     /// What the cache holds at this moment, without waiting (the suggestion for the first try of a write).
-    pub fn peek(&self, _namespace: &str, _name: &str) -> Option<Arc<CachedObject>> {
-        None
-    }
-
-    /// The key of an object.
-    pub fn key(&self, namespace: &str, name: &str) -> String {
-        if self.spec.namespaced {
-            format!("{}{namespace}/{name}", self.spec.prefix)
-        } else {
-            format!("{}{name}", self.spec.prefix)
-        }
+    pub fn peek(&self, namespace: &str, name: &str) -> Option<Arc<CachedObject>> {
+        self.0.state.read().root.get(self.key(namespace, name).as_str()).cloned()
     }
 
     /// Reads a page of objects.
-    pub async fn list(&self, _query: ListQuery) -> Result<ListPage, CacheError> {
-        Err(self.not_ready())
+    pub async fn list(&self, query: ListQuery) -> Result<ListPage, CacheError> {
+        list::list(&self.0, query).await
     }
 
     /// Starts a watch.
-    pub async fn watch(&self, _query: WatchQuery) -> Result<Watcher, CacheError> {
-        Err(self.not_ready())
+    pub async fn watch(&self, query: WatchQuery) -> Result<Watcher, CacheError> {
+        let version = match query.from {
+            WatchFrom::MostRecent | WatchFrom::InitialEvents(None) => ResourceVersion::MostRecent,
+            WatchFrom::InitialEvents(Some(revision)) if revision > 0 => ResourceVersion::NotOlderThan(revision),
+            WatchFrom::Any | WatchFrom::After(_) | WatchFrom::InitialEvents(Some(_)) => ResourceVersion::Any,
+        };
+        self.0.fresh(version).await?;
+        Watcher::start(&self.0, query)
+    }
+}
+
+impl Inner {
+    async fn ready(self: &Arc<Self>) -> Result<(), CacheError> {
+        if self.state.read().ready {
+            return Ok(());
+        }
+        if !self.started.swap(true, Ordering::AcqRel) {
+            tokio::spawn(pump::run(self.clone()));
+        }
+        let mut progress = self.progress_sent.subscribe();
+        let settled = progress.wait_for(|_| {
+            let state = self.state.read();
+            state.ready || state.closed
+        });
+        let _ = tokio::time::timeout(self.options.ready_timeout, settled).await;
+        if self.state.read().ready { Ok(()) } else { Err(self.unavailable()) }
     }
 
-    fn not_ready(&self) -> CacheError {
-        CacheError::Unavailable(format!("cache of {} is not ready ({:?})", self.spec.resource, self.options))
+    fn unavailable(&self) -> CacheError {
+        CacheError::Unavailable(format!("storage of {} is (re)initializing", self.spec.resource))
+    }
+
+    /// Makes the state new enough for a read.
+    async fn fresh(self: &Arc<Self>, version: ResourceVersion) -> Result<(), CacheError> {
+        self.ready().await?;
+        match version {
+            ResourceVersion::Any => Ok(()),
+            ResourceVersion::MostRecent => {
+                let current = self.store.current_revision().await?;
+                self.wait_for(current).await
+            }
+            ResourceVersion::NotOlderThan(revision) | ResourceVersion::Exact(revision) => self.wait_for(revision).await,
+        }
+    }
+
+    async fn wait_for(self: &Arc<Self>, revision: Revision) -> Result<(), CacheError> {
+        self.ready().await?;
+        if self.state.read().revision >= revision {
+            return Ok(());
+        }
+        let mut progress = self.progress_sent.subscribe();
+        self.request_progress(revision);
+        let reached = progress.wait_for(|reached| *reached >= revision);
+        match tokio::time::timeout(self.options.fresh_timeout, reached).await {
+            Ok(Ok(_)) => Ok(()),
+            _ => Err(CacheError::TooLargeResourceVersion { requested: revision, current: self.state.read().revision }),
+        }
+    }
+
+    fn request_progress(&self, revision: Revision) {
+        self.wanted.fetch_max(revision, Ordering::AcqRel);
+        if let Some(progress) = &*self.progress.lock() {
+            progress.request(revision);
+        }
     }
 }

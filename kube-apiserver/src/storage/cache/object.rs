@@ -1,21 +1,29 @@
 //! An object as the cache keeps it: the bytes clients get, and the little that selectors ask about.
+//!
+//! The stored object has no resourceVersion. It is spliced into the bytes once, at ingest, without building a tree; the
+//! buffer is the whole watch frame of the event that brought the object, and the object is a slice of it.
 
-use std::{borrow::Cow, sync::Arc};
+use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
+use serde::{Deserialize, de::IgnoredAny};
+use serde_json::value::RawValue;
 
-use super::super::Revision;
+use super::{
+    super::{KeyValue, Revision, StoreError},
+    EventKind, ResourceSpec,
+};
 
 /// The labels of an object, sorted by key.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Labels(Box<[(Box<str>, Box<str>)]>);
+pub struct Labels(Arc<[(Box<str>, Box<str>)]>);
 
 impl Labels {
     /// Labels from pairs in any order.
     pub fn new(pairs: impl IntoIterator<Item = (Box<str>, Box<str>)>) -> Self {
         let mut pairs: Vec<_> = pairs.into_iter().collect();
         pairs.sort();
-        Self(pairs.into_boxed_slice())
+        Self(pairs.into())
     }
 
     /// The value of a label.
@@ -30,20 +38,89 @@ impl Labels {
     }
 }
 
+/// Selectable fields as an object keeps them.
+type FieldIndex = Arc<[(Cow<'static, str>, Box<str>)]>;
+
 /// One object of a cache.
 #[derive(Debug)]
 pub struct CachedObject {
-    pub(super) key: Arc<str>,
-    pub(super) namespace_at: (u32, u32),
-    pub(super) name_at: u32,
-    pub(super) revision: Revision,
-    pub(super) create_revision: Revision,
-    pub(super) bytes: Bytes,
-    pub(super) labels: Labels,
-    pub(super) fields: Box<[(Cow<'static, str>, Box<str>)]>,
+    key: Arc<str>,
+    namespace_at: u32,
+    name_at: u32,
+    revision: Revision,
+    create_revision: Revision,
+    /// `{"type":...,"object":<bytes>}\n`.
+    frame: Bytes,
+    kind: EventKind,
+    bytes: Bytes,
+    /// Where the number of the resourceVersion is in `bytes`.
+    version_at: u32,
+    labels: Labels,
+    fields: FieldIndex,
 }
 
 impl CachedObject {
+    /// Takes in what the store holds. `kind` is the event that the frame will be asked for most.
+    pub(super) fn ingest(kv: &KeyValue, spec: &ResourceSpec, kind: EventKind) -> Result<Self, StoreError> {
+        let corrupt = |reason: String| StoreError::Corrupt { path: kv.key.to_string(), reason };
+        let parsed = Parsed::new(&kv.value).map_err(|error| corrupt(error.to_string()))?;
+        let cleaned;
+        let (value, insert_at, empty) = match parsed.insertion(&kv.value) {
+            Some(Insertion { at, empty }) => (&kv.value[..], at, empty),
+            None => {
+                cleaned = without_version(&kv.value).map_err(|error| corrupt(error.to_string()))?;
+                let again = Parsed::new(&cleaned).map_err(|error| corrupt(error.to_string()))?;
+                let at = again.insertion(&cleaned).ok_or_else(|| corrupt("it has no metadata".into()))?;
+                (&cleaned[..], at.at, at.empty)
+            }
+        };
+        let comma = if empty { "" } else { "," };
+        let member = format!("\"resourceVersion\":\"{}\"{comma}", kv.mod_revision);
+        let (before, after) = value.split_at(insert_at);
+        let (frame, bytes) = frame(kind, &[before, member.as_bytes(), after]);
+        let fields = match &spec.fields {
+            None => FieldIndex::default(),
+            Some(extract) => {
+                let tree = serde_json::from_slice(value).map_err(|error| corrupt(error.to_string()))?;
+                extract(&tree).into_iter().map(|(name, value)| (name, value.into_boxed_str())).collect()
+            }
+        };
+        let name_at = kv.key.rfind('/').map_or(0, |slash| slash + 1);
+        Ok(Self {
+            key: kv.key.clone(),
+            namespace_at: if spec.namespaced { spec.prefix.len().min(name_at) } else { name_at } as u32,
+            name_at: name_at as u32,
+            revision: kv.mod_revision,
+            create_revision: kv.create_revision,
+            frame,
+            kind,
+            bytes,
+            version_at: (insert_at + "\"resourceVersion\":\"".len()) as u32,
+            labels: parsed.labels,
+            fields,
+        })
+    }
+
+    /// The same object with another resourceVersion: how a deletion shows the last state.
+    pub(super) fn at_revision(&self, revision: Revision, kind: EventKind) -> Self {
+        let (before, rest) = self.bytes.split_at(self.version_at as usize);
+        let digits = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
+        let (frame, bytes) = frame(kind, &[before, revision.to_string().as_bytes(), &rest[digits..]]);
+        Self {
+            key: self.key.clone(),
+            namespace_at: self.namespace_at,
+            name_at: self.name_at,
+            revision,
+            create_revision: self.create_revision,
+            frame,
+            kind,
+            bytes,
+            version_at: self.version_at,
+            labels: self.labels.clone(),
+            fields: self.fields.clone(),
+        }
+    }
+
     /// The full key in the store.
     pub fn key(&self) -> &Arc<str> {
         &self.key
@@ -51,7 +128,8 @@ impl CachedObject {
 
     /// The namespace; empty for cluster-scoped objects.
     pub fn namespace(&self) -> &str {
-        self.key.get(self.namespace_at.0 as usize..self.namespace_at.1 as usize).unwrap_or_default()
+        let end = (self.name_at as usize).saturating_sub(1);
+        self.key.get(self.namespace_at as usize..end).unwrap_or_default()
     }
 
     /// The name.
@@ -86,5 +164,142 @@ impl CachedObject {
             "metadata.namespace" => Some(self.namespace()),
             _ => self.fields.iter().find(|(field, _)| field == name).map(|(_, value)| &**value),
         }
+    }
+
+    /// The watch frame `{"type":...,"object":...}\n`; free when `kind` is what the object came with.
+    pub fn frame(&self, kind: EventKind) -> Bytes {
+        if kind == self.kind { self.frame.clone() } else { frame(kind, &[&self.bytes]).0 }
+    }
+
+    /// About how many bytes of memory it takes.
+    pub(super) fn weight(&self) -> usize {
+        256 + self.key.len() + self.frame.len()
+    }
+}
+
+/// The frame around an object given in parts, and the object as a slice of it.
+fn frame(kind: EventKind, object: &[&[u8]]) -> (Bytes, Bytes) {
+    let head = [b"{\"type\":\"", kind.as_str().as_bytes(), b"\",\"object\":"].concat();
+    let length: usize = object.iter().map(|part| part.len()).sum();
+    let mut buffer = Vec::with_capacity(head.len() + length + 2);
+    buffer.extend_from_slice(&head);
+    for part in object {
+        buffer.extend_from_slice(part);
+    }
+    buffer.extend_from_slice(b"}\n");
+    let frame = Bytes::from(buffer);
+    let bytes = frame.slice(head.len()..head.len() + length);
+    (frame, bytes)
+}
+
+#[derive(Deserialize)]
+struct Outer<'a> {
+    #[serde(borrow)]
+    metadata: Option<&'a RawValue>,
+}
+
+#[derive(Deserialize)]
+struct Metadata {
+    labels: Option<BTreeMap<Box<str>, Box<str>>>,
+    #[serde(rename = "resourceVersion")]
+    resource_version: Option<IgnoredAny>,
+}
+
+/// What a light pass over the stored bytes finds.
+struct Parsed<'a> {
+    metadata: Option<&'a RawValue>,
+    labels: Labels,
+    versioned: bool,
+}
+
+/// Where the resourceVersion goes, and whether the metadata is otherwise empty.
+struct Insertion {
+    at: usize,
+    empty: bool,
+}
+
+impl<'a> Parsed<'a> {
+    fn new(value: &'a [u8]) -> Result<Self, serde_json::Error> {
+        let outer: Outer<'a> = serde_json::from_slice(value)?;
+        let metadata: Option<Metadata> = outer.metadata.map(|raw| serde_json::from_str(raw.get())).transpose()?;
+        let versioned = metadata.as_ref().is_some_and(|metadata| metadata.resource_version.is_some());
+        let labels = metadata.and_then(|metadata| metadata.labels).map(|labels| Labels(labels.into_iter().collect()));
+        Ok(Self { metadata: outer.metadata, labels: labels.unwrap_or_default(), versioned })
+    }
+
+    /// `None` when the object must be cleaned first.
+    fn insertion(&self, value: &[u8]) -> Option<Insertion> {
+        let raw = self.metadata.filter(|_| !self.versioned)?.get();
+        let start = (raw.as_ptr() as usize).checked_sub(value.as_ptr() as usize)?;
+        let inside = raw.strip_prefix('{')?;
+        Some(Insertion { at: start + 1, empty: inside.trim_start().starts_with('}') })
+    }
+}
+
+/// The rare object that was stored with a resourceVersion, or without metadata.
+fn without_version(value: &[u8]) -> Result<Vec<u8>, serde_json::Error> {
+    let mut tree: serde_json::Value = serde_json::from_slice(value)?;
+    if let Some(object) = tree.as_object_mut() {
+        let metadata = object.entry("metadata").or_insert_with(|| serde_json::json!({}));
+        match metadata.as_object_mut() {
+            Some(metadata) => drop(metadata.remove("resourceVersion")),
+            None => *metadata = serde_json::json!({}),
+        }
+    }
+    serde_json::to_vec(&tree)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec(namespaced: bool) -> ResourceSpec {
+        ResourceSpec { resource: "pods".into(), prefix: "/registry/pods/".into(), namespaced, fields: None }
+    }
+
+    fn ingest(json: &str) -> CachedObject {
+        let kv = KeyValue {
+            key: "/registry/pods/default/web".into(),
+            value: Bytes::copy_from_slice(json.as_bytes()),
+            create_revision: 3,
+            mod_revision: 42,
+            version: 1,
+        };
+        CachedObject::ingest(&kv, &spec(true), EventKind::Added).unwrap()
+    }
+
+    #[test]
+    fn the_version_is_spliced_in() {
+        for (stored, served) in [
+            (r#"{"metadata":{"name":"web"}}"#, r#"{"metadata":{"resourceVersion":"42","name":"web"}}"#),
+            (r#"{"metadata":{ }}"#, r#"{"metadata":{"resourceVersion":"42" }}"#),
+            (r#"{"metadata":{"resourceVersion":"9"}}"#, r#"{"metadata":{"resourceVersion":"42"}}"#),
+            (
+                r#"{"a":{"metadata":{}},"metadata":{"n":1}}"#,
+                r#"{"a":{"metadata":{}},"metadata":{"resourceVersion":"42","n":1}}"#,
+            ),
+            (r#"{"metadata":null}"#, r#"{"metadata":{"resourceVersion":"42"}}"#),
+            (r#"{}"#, r#"{"metadata":{"resourceVersion":"42"}}"#),
+        ] {
+            let object = ingest(stored);
+            assert_eq!(std::str::from_utf8(object.bytes()).unwrap(), served);
+            let deleted = object.at_revision(1234, EventKind::Deleted);
+            let expected = served.replace("\"42\"", "\"1234\"");
+            assert_eq!(std::str::from_utf8(deleted.bytes()).unwrap(), expected);
+            let frame = deleted.frame(EventKind::Deleted);
+            assert_eq!(
+                std::str::from_utf8(&frame).unwrap(),
+                format!("{{\"type\":\"DELETED\",\"object\":{expected}}}\n")
+            );
+        }
+    }
+
+    #[test]
+    fn names_and_labels() {
+        let object = ingest(r#"{"metadata":{"labels":{"b":"\u0041","a":"x"}}}"#);
+        assert_eq!((object.namespace(), object.name()), ("default", "web"));
+        assert_eq!(object.labels().iter().collect::<Vec<_>>(), [("a", "x"), ("b", "A")]);
+        assert_eq!(object.labels().get("a"), Some("x"));
+        assert_eq!(object.field("metadata.namespace"), Some("default"));
     }
 }

@@ -1,10 +1,16 @@
 //! Watchers: positions in a resource's event ring plus a filter.
 
-use std::sync::Arc;
+use std::{collections::VecDeque, sync::Arc};
 
 use bytes::Bytes;
+use tokio::time::Instant;
 
-use super::{super::Revision, CacheError, CachedObject, Selection};
+use super::{super::Revision, CacheError, CachedObject, Inner, Selection, ring::CacheEvent, wake::Place};
+
+/// Events a watcher takes from the ring at a time.
+const CHUNK: usize = 64;
+/// How long before a bookmark the store is asked how far it is.
+const BOOKMARK_LEAD: std::time::Duration = std::time::Duration::from_millis(200);
 
 /// Where a watch starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,14 +83,177 @@ pub enum WatchItem {
 }
 
 /// A running watch.
-pub struct Watcher {}
+pub struct Watcher {
+    inner: Arc<Inner>,
+    place: Place,
+    selection: Selection,
+    /// Initial state still to be told.
+    initial: VecDeque<Arc<CachedObject>>,
+    /// The bookmark that closes the initial state.
+    closing: Option<Revision>,
+    /// Events taken from the ring, still to be filtered.
+    taken: VecDeque<Arc<CacheEvent>>,
+    position: u64,
+    /// Events up to here are known to the client already.
+    after: Revision,
+    bookmark: Option<Bookmarks>,
+}
+
+/// When the next bookmark is due.
+struct Bookmarks {
+    due: Instant,
+    asked: bool,
+}
 
 impl Watcher {
-    /// The next item; `None` when the server shuts down. After an error the watch is over: `Expired` must be told to
-    /// the client as an ERROR event with its Status.
-    pub async fn next(&mut self) -> Option<Result<WatchItem, CacheError>> {
-        None
+    pub(super) fn start(inner: &Arc<Inner>, query: WatchQuery) -> Result<Self, CacheError> {
+        // Join the bucket before looking, so that no event falls between.
+        let place = inner.wakers.join(&query.selection);
+        let state = inner.state.read();
+        let mut initial = VecDeque::new();
+        let (position, after, closing) = match query.from {
+            WatchFrom::After(revision) => {
+                let position = state.position_after(revision).ok_or_else(|| too_old(revision, state.floor))?;
+                (position, revision, None)
+            }
+            from => {
+                let (root, revision, end) = (state.root.clone(), state.revision, state.end());
+                drop(state);
+                let objects = super::list::scan(&inner.spec, &root, &query.selection, None);
+                initial.extend(objects.filter(|object| query.selection.matches(object)).cloned());
+                let wants_end = matches!(from, WatchFrom::InitialEvents(_)) && query.bookmarks;
+                (end, revision, wants_end.then_some(revision))
+            }
+        };
+        let bookmark =
+            query.bookmarks.then(|| Bookmarks { due: Instant::now() + inner.options.bookmark_interval, asked: false });
+        Ok(Self {
+            inner: inner.clone(),
+            place,
+            selection: query.selection,
+            initial,
+            closing,
+            taken: VecDeque::new(),
+            position,
+            after,
+            bookmark,
+        })
     }
+
+    /// The next item; `None` when the server shuts down. After an error the watch is over: `Expired` must be told to
+    /// the client as an ERROR event with its Status. Safe to drop half-way (in `select!`).
+    pub async fn next(&mut self) -> Option<Result<WatchItem, CacheError>> {
+        if let Some(item) = self.next_initial() {
+            return Some(Ok(item));
+        }
+        let notify = self.place.notify.clone();
+        loop {
+            let notified = notify.notified();
+            tokio::pin!(notified);
+            notified.as_mut().enable();
+            match self.step() {
+                Step::Item(item) => return Some(Ok(item)),
+                Step::Failed(error) => return Some(Err(error)),
+                Step::Closed => return None,
+                Step::Again => tokio::task::consume_budget().await,
+                Step::Wait(None) => notified.await,
+                Step::Wait(Some(until)) => tokio::select! {
+                    () = notified => {}
+                    () = tokio::time::sleep_until(until) => {}
+                },
+            }
+        }
+    }
+
+    /// What can be told without waiting, so that a writer can put many frames into one write.
+    pub fn try_next(&mut self) -> Option<WatchItem> {
+        if let Some(item) = self.next_initial() {
+            return Some(item);
+        }
+        loop {
+            match self.step() {
+                Step::Item(item) => return Some(item),
+                Step::Again => {}
+                _ => return None,
+            }
+        }
+    }
+
+    fn next_initial(&mut self) -> Option<WatchItem> {
+        if let Some(object) = self.initial.pop_front() {
+            let frame = object.frame(EventKind::Added);
+            return Some(WatchItem::Event { kind: EventKind::Added, revision: object.revision(), object, frame });
+        }
+        let revision = self.closing.take()?;
+        Some(WatchItem::Bookmark { revision, initial_events_end: true })
+    }
+
+    /// One look at the ring.
+    fn step(&mut self) -> Step {
+        while let Some(event) = self.taken.pop_front() {
+            if let Some(item) = event.seen_by(&self.selection) {
+                return Step::Item(item);
+            }
+        }
+        let state = self.inner.state.read();
+        let Some(events) = state.events_from(self.position, CHUNK) else {
+            return Step::Failed(too_old(self.after, state.floor));
+        };
+        let mut seen = 0;
+        for event in events {
+            seen += 1;
+            if event.revision > self.after {
+                self.taken.push_back(event.clone());
+            }
+        }
+        self.position += seen;
+        if let Some(last) = self.taken.back() {
+            self.after = last.revision.saturating_sub(1).max(self.after);
+        }
+        if seen > 0 {
+            return Step::Again;
+        }
+        if state.closed {
+            return Step::Closed;
+        }
+        let revision = state.revision;
+        drop(state);
+        self.bookmark_step(revision)
+    }
+
+    /// Nothing is left in the ring: bookmark or wait.
+    fn bookmark_step(&mut self, revision: Revision) -> Step {
+        let Some(bookmark) = &mut self.bookmark else { return Step::Wait(None) };
+        let now = Instant::now();
+        if now >= bookmark.due {
+            *bookmark = Bookmarks { due: now + self.inner.options.bookmark_interval, asked: false };
+            let revision = revision.max(self.after);
+            return Step::Item(WatchItem::Bookmark { revision, initial_events_end: false });
+        }
+        let ask_at = bookmark.due.checked_sub(BOOKMARK_LEAD).unwrap_or(now);
+        if bookmark.asked {
+            return Step::Wait(Some(bookmark.due));
+        }
+        if now >= ask_at {
+            bookmark.asked = true;
+            self.inner.request_progress(1);
+            return Step::Wait(Some(bookmark.due));
+        }
+        Step::Wait(Some(ask_at))
+    }
+}
+
+/// What one look at the ring gives.
+enum Step {
+    Item(WatchItem),
+    Failed(CacheError),
+    Closed,
+    Again,
+    Wait(Option<Instant>),
+}
+
+fn too_old(revision: Revision, floor: Revision) -> CacheError {
+    CacheError::expired(format!("too old resource version: {revision} ({floor})"))
 }
 
 /// The frame of a bookmark.

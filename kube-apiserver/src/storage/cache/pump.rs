@@ -1,0 +1,160 @@
+//! The task that keeps one cache equal to the store: one complete list, then one watch; again when that breaks.
+
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::{Duration, Instant},
+};
+
+use futures::StreamExt;
+
+use super::{
+    super::{KeyRange, KeyValue, RangeOptions, Revision, StoreError, StoreEvent, WatchBatch},
+    CachedObject, EventKind, Inner,
+    ring::{CacheEvent, Root},
+};
+
+const LIST_PAGE: usize = 1000;
+const FIRST_RETRY: Duration = Duration::from_millis(50);
+const LAST_RETRY: Duration = Duration::from_secs(5);
+
+/// Runs until the cache's shutdown, then ends its watchers.
+pub(super) async fn run(inner: Arc<Inner>) {
+    inner.shutdown.clone().run_until_cancelled(follow(&inner)).await;
+    inner.state.write().closed = true;
+    inner.progress_sent.send_replace(inner.state.read().revision);
+    inner.wakers.wake_all();
+}
+
+async fn follow(inner: &Arc<Inner>) {
+    let mut retry = FIRST_RETRY;
+    let mut listed = false;
+    loop {
+        let started = Instant::now();
+        let error = match listed {
+            true => watch(inner).await,
+            false => match list(inner).await {
+                Ok(()) => {
+                    listed = true;
+                    continue;
+                }
+                Err(error) => error,
+            },
+        };
+        if matches!(error, StoreError::Compacted { .. }) {
+            listed = false;
+        }
+        if matches!(error, StoreError::Closed) {
+            return;
+        }
+        if started.elapsed() > LAST_RETRY {
+            retry = FIRST_RETRY;
+        }
+        tracing::warn!(resource = %inner.spec.resource, %error, "watch cache: lost the store, trying again");
+        tokio::time::sleep(retry).await;
+        retry = (retry * 2).min(LAST_RETRY);
+    }
+}
+
+/// Reads everything at one revision.
+async fn list(inner: &Arc<Inner>) -> Result<(), StoreError> {
+    let prefix = &inner.spec.prefix;
+    let mut root = Root::new();
+    let mut revision: Option<Revision> = None;
+    let mut start = prefix.clone();
+    loop {
+        let options = RangeOptions { revision, limit: LIST_PAGE, count_only: false };
+        let page = inner.store.range(KeyRange::prefix_from(prefix, &start), options).await?;
+        let revision = *revision.get_or_insert(page.revision);
+        if let Some(last) = page.kvs.last() {
+            start = format!("{}\0", last.key);
+        }
+        for kv in page.kvs {
+            if let Some(object) = ingest(inner, &kv, EventKind::Added) {
+                root.insert(kv.key, object);
+            }
+        }
+        if !page.more {
+            inner.state.write().replace(root, revision);
+            inner.progress_sent.send_replace(revision);
+            inner.wakers.wake_all();
+            return Ok(());
+        }
+        tokio::task::yield_now().await;
+    }
+}
+
+async fn watch(inner: &Arc<Inner>) -> StoreError {
+    let after = inner.state.read().revision;
+    let mut watch = match inner.store.watch(&inner.spec.prefix, after).await {
+        Ok(watch) => watch,
+        Err(error) => return error,
+    };
+    let wanted = {
+        let mut progress = inner.progress.lock();
+        *progress = Some(watch.progress.clone());
+        inner.wanted.load(Ordering::Acquire)
+    };
+    if wanted > after {
+        watch.progress.request(wanted);
+    }
+    let ended = loop {
+        match watch.batches.next().await {
+            Some(Ok(batch)) => apply(inner, batch),
+            Some(Err(error)) => break error,
+            None => break StoreError::Unavailable("the watch ended".into()),
+        }
+    };
+    inner.progress.lock().take();
+    ended
+}
+
+/// An object that cannot be read is reported and left out: one damaged key must not take the resource down.
+fn ingest(inner: &Inner, kv: &KeyValue, kind: EventKind) -> Option<Arc<CachedObject>> {
+    match CachedObject::ingest(kv, &inner.spec, kind) {
+        Ok(object) => Some(Arc::new(object)),
+        Err(error) => {
+            tracing::error!(resource = %inner.spec.resource, %error, "watch cache: leaving out an unreadable object");
+            None
+        }
+    }
+}
+
+/// Brings a batch into the state, in one step for readers, and wakes whom it concerns.
+fn apply(inner: &Inner, batch: WatchBatch) {
+    let now = Instant::now();
+    let parsed: Vec<(StoreEvent, Option<Arc<CachedObject>>)> = batch
+        .events
+        .into_iter()
+        .map(|event| {
+            let object = match &event {
+                StoreEvent::Put(kv) if kv.create_revision == kv.mod_revision => ingest(inner, kv, EventKind::Added),
+                StoreEvent::Put(kv) => ingest(inner, kv, EventKind::Modified),
+                StoreEvent::Delete { .. } => None,
+            };
+            (event, object)
+        })
+        .collect();
+    let mut published = Vec::with_capacity(parsed.len());
+    let (revision, sweep) = {
+        let mut state = inner.state.write();
+        for (event, object) in parsed {
+            let previous = match &object {
+                Some(object) => state.root.insert(event.key().clone(), object.clone()),
+                None => state.root.remove(event.key()),
+            };
+            if object.is_some() || previous.is_some() {
+                let event = Arc::new(CacheEvent::new(event.revision(), object, previous, now));
+                state.push(event.clone(), &inner.options);
+                published.push(event);
+            }
+        }
+        state.revision = state.revision.max(batch.revision);
+        (state.revision, state.sweep_due(&inner.options))
+    };
+    inner.progress_sent.send_replace(revision);
+    if sweep {
+        inner.wakers.wake_all();
+    } else if !published.is_empty() {
+        inner.wakers.wake(&published);
+    }
+}

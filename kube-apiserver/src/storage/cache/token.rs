@@ -1,0 +1,89 @@
+//! Continue tokens: upstream's base64 of `{"v":"meta.k8s.io/v1","rv":N,"start":"key after the prefix"}`.
+
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use serde::{Deserialize, Serialize};
+
+use super::{super::Revision, CacheError};
+
+const VERSION: &str = "meta.k8s.io/v1";
+
+#[derive(Deserialize, Serialize)]
+struct Token {
+    #[serde(default)]
+    v: String,
+    #[serde(default)]
+    rv: i64,
+    #[serde(default)]
+    start: String,
+}
+
+/// Where a list goes on.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Continue {
+    /// The first key of the page.
+    pub start: String,
+    /// The revision of the first page; `None` goes on at the newest state.
+    pub revision: Option<Revision>,
+}
+
+/// The token for a page that starts at `start`, which begins with `prefix`.
+pub(super) fn encode(start: &str, prefix: &str, revision: Option<Revision>) -> Option<String> {
+    let start = start.strip_prefix(prefix)?.to_owned();
+    let rv = revision.map_or(-1, |revision| i64::try_from(revision).unwrap_or(i64::MAX));
+    let json = serde_json::to_vec(&Token { v: VERSION.to_owned(), rv, start }).ok()?;
+    Some(URL_SAFE_NO_PAD.encode(json))
+}
+
+pub(super) fn decode(token: &str, prefix: &str) -> Result<Continue, CacheError> {
+    let invalid = |reason: String| CacheError::BadRequest(format!("invalid continue token: {reason}"));
+    let generic = |reason: String| invalid(format!("continue key is not valid: {reason}"));
+    let json = URL_SAFE_NO_PAD.decode(token).map_err(|error| generic(error.to_string()))?;
+    let token: Token = serde_json::from_slice(&json).map_err(|error| generic(error.to_string()))?;
+    if token.v != VERSION {
+        let reason = format!("continue key is not valid: server does not recognize this encoded version {}", token.v);
+        return Err(invalid(reason));
+    }
+    if token.rv == 0 {
+        return Err(generic(format!("incorrect encoded start resourceVersion (version {VERSION})")));
+    }
+    if token.start.is_empty() {
+        return Err(generic(format!("encoded start key empty (version {VERSION})")));
+    }
+    // A start key must not climb out of the prefix.
+    let relative = token.start.strip_prefix('/').unwrap_or(&token.start);
+    if relative.split('/').any(|part| matches!(part, "" | "." | "..")) {
+        return Err(generic(token.start));
+    }
+    Ok(Continue { start: format!("{prefix}{relative}"), revision: u64::try_from(token.rv).ok() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn round_trip() {
+        let token = encode("/registry/pods/default/web\0", "/registry/pods/", Some(7)).unwrap();
+        let expected = r#"{"v":"meta.k8s.io/v1","rv":7,"start":"default/web\u0000"}"#;
+        assert_eq!(URL_SAFE_NO_PAD.decode(&token).unwrap(), expected.as_bytes());
+        let decoded = decode(&token, "/registry/pods/").unwrap();
+        assert_eq!(decoded, Continue { start: "/registry/pods/default/web\0".into(), revision: Some(7) });
+        let newest = encode("/p/a", "/p/", None).unwrap();
+        assert_eq!(decode(&newest, "/p/").unwrap().revision, None);
+    }
+
+    #[test]
+    fn bad_tokens() {
+        for (json, message) in [
+            ("{", "invalid continue token: continue key is not valid: "),
+            (r#"{"v":"v2","rv":1,"start":"a"}"#, "server does not recognize this encoded version v2"),
+            (r#"{"v":"meta.k8s.io/v1","rv":0,"start":"a"}"#, "incorrect encoded start resourceVersion"),
+            (r#"{"v":"meta.k8s.io/v1","rv":1,"start":""}"#, "encoded start key empty"),
+            (r#"{"v":"meta.k8s.io/v1","rv":1,"start":"../secrets/a"}"#, "continue key is not valid: ../secrets/a"),
+        ] {
+            let error = decode(&URL_SAFE_NO_PAD.encode(json), "/registry/pods/").unwrap_err();
+            assert!(error.to_string().contains(message), "{error}");
+        }
+        assert!(decode("*", "/p/").is_err());
+    }
+}
