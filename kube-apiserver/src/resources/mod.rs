@@ -10,9 +10,14 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 pub mod alloc;
+mod apps;
+mod checks;
+pub mod core;
 pub mod field;
 pub mod metadata;
 mod names;
+pub mod pod;
+mod quantity;
 mod rules;
 pub mod table;
 mod value;
@@ -97,4 +102,4 @@ pub fn strategy(group: &str, resource: &str) -> &'static dyn Strategy {
 }
 
 /// Every kind's rules, one list per file.
-static ALL: &[&[rules::Rules]] = &[];
+static ALL: &[&[&[rules::Rules]]] = &[&[pod::RULES, apps::RULES], core::RULES];

@@ -65,8 +65,8 @@ impl Rules {
         field_labels: &["metadata.name", "metadata.namespace"],
         graceful_delete: None,
         warnings: |_, _| Vec::new(),
-        columns: super::table::NAME_AGE,
-        row: super::table::name_age,
+        columns: super::table::NAME_CREATED,
+        row: super::table::name_created,
     };
 
     /// Whether this object lives in a namespace; the generic rules look at the object itself.
@@ -204,7 +204,7 @@ static GENERIC: Rules = Rules::GENERIC;
 pub(crate) fn lookup(group: &str, resource: &str) -> &'static Rules {
     static INDEX: OnceLock<HashMap<(&'static str, &'static str), &'static Rules>> = OnceLock::new();
     let index = INDEX.get_or_init(|| {
-        super::ALL.iter().flat_map(|rules| rules.iter()).map(|rules| ((rules.group, rules.resource), rules)).collect()
+        super::ALL.iter().copied().flatten().copied().flatten().map(|rules| ((rules.group, rules.resource), rules)).collect()
     });
     index.get(&(group, resource)).copied().unwrap_or(&GENERIC)
 }

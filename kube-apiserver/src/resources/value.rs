@@ -160,3 +160,8 @@ pub(crate) fn drop_nulls(value: &mut Value) {
         _ => {}
     }
 }
+
+/// The values of an object.
+pub(crate) fn each_value(value: &mut Value) -> impl Iterator<Item = &mut Value> {
+    value.as_object_mut().into_iter().flat_map(|map| map.values_mut())
+}

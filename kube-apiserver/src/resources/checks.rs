@@ -1,0 +1,170 @@
+//! Checks that many kinds share: numbers, percentages, label selectors, references.
+
+use serde_json::Value;
+
+use super::{
+    field::{ErrorList, Path},
+    metadata, names,
+    value::{at, int_at, list_at, map_at, str_at, strings_at},
+};
+
+/// Complains about a negative integer at a dotted path of `obj`; `path` names the field.
+pub(crate) fn non_negative(obj: &Value, at: &str, path: &Path<'_>, errs: &mut ErrorList) {
+    if let Some(number) = int_at(obj, at).filter(|n| *n < 0) {
+        errs.invalid(path, number, "must be greater than or equal to 0");
+    }
+}
+
+/// Several non-negative members of one object.
+pub(crate) fn non_negative_all(obj: &Value, members: &[&str], path: &Path<'_>, errs: &mut ErrorList) {
+    for member in members {
+        non_negative(obj, member, &path.child(member), errs);
+    }
+}
+
+/// A value out of a fixed set; empty is `Required`.
+pub(crate) fn one_of(value: &str, supported: &[&str], path: &Path<'_>, errs: &mut ErrorList) {
+    if value.is_empty() {
+        errs.required(path, "");
+    } else if !supported.contains(&value) {
+        errs.not_supported(path, value, supported);
+    }
+}
+
+/// A DNS label.
+pub(crate) fn label(value: &str, path: &Path<'_>, errs: &mut ErrorList) {
+    names::dns1123_label(value).into_iter().for_each(|text| errs.invalid(path, value, text));
+}
+
+/// A DNS subdomain.
+pub(crate) fn subdomain(value: &str, path: &Path<'_>, errs: &mut ErrorList) {
+    names::dns1123_subdomain(value).into_iter().for_each(|text| errs.invalid(path, value, text));
+}
+
+/// A qualified name.
+pub(crate) fn qualified(value: &str, path: &Path<'_>, errs: &mut ErrorList) {
+    names::label_key(value).into_iter().for_each(|text| errs.invalid(path, value, text));
+}
+
+/// A port number.
+pub(crate) fn port(value: i64, path: &Path<'_>, errs: &mut ErrorList) {
+    if let Some(text) = names::port_number(value) {
+        errs.invalid(path, value, text);
+    }
+}
+
+/// A port number or the name of a container port.
+pub(crate) fn port_or_name(value: Option<&Value>, path: &Path<'_>, errs: &mut ErrorList) {
+    match value {
+        Some(Value::String(name)) => {
+            names::port_name(name).into_iter().for_each(|text| errs.invalid(path, name.as_str(), text));
+        }
+        other => port(other.and_then(Value::as_i64).unwrap_or_default(), path, errs),
+    }
+}
+
+/// A whole number or a percentage.
+pub(crate) fn int_or_percent(value: &Value, path: &Path<'_>, errs: &mut ErrorList) {
+    match value {
+        Value::String(text) => {
+            names::percent(text).into_iter().for_each(|complaint| errs.invalid(path, text.as_str(), complaint));
+        }
+        Value::Number(number) if number.as_i64().is_some_and(|n| n < 0) => {
+            errs.invalid(path, value.clone(), "must be greater than or equal to 0");
+        }
+        _ => {}
+    }
+}
+
+/// The number in front of the percent sign, or the plain number.
+pub(crate) fn percent_or_int(value: Option<&Value>) -> i64 {
+    match value {
+        Some(Value::String(text)) => text.strip_suffix('%').unwrap_or(text).parse().unwrap_or_default(),
+        Some(value) => value.as_i64().unwrap_or_default(),
+        None => 0,
+    }
+}
+
+/// A percentage of at most 100.
+pub(crate) fn at_most_100_percent(value: &Value, path: &Path<'_>, errs: &mut ErrorList) {
+    if let Value::String(text) = value
+        && names::percent(text).is_empty()
+        && percent_or_int(Some(value)) > 100
+    {
+        errs.invalid(path, text.as_str(), "must not be greater than 100%");
+    }
+}
+
+/// A `metav1.LabelSelector`.
+pub(crate) fn label_selector(selector: &Value, path: &Path<'_>, errs: &mut ErrorList) {
+    metadata::labels(strings_at(selector, "matchLabels"), &path.child("matchLabels"), errs);
+    let list = path.child("matchExpressions");
+    for (i, requirement) in list_at(selector, "matchExpressions").iter().enumerate() {
+        let path = list.index(i);
+        let values = list_at(requirement, "values");
+        match str_at(requirement, "operator") {
+            "In" | "NotIn" if values.is_empty() => {
+                errs.required(&path.child("values"), "must be specified when `operator` is 'In' or 'NotIn'");
+            }
+            "Exists" | "DoesNotExist" if !values.is_empty() => {
+                errs.forbidden(&path.child("values"), "may not be specified when `operator` is 'Exists' or 'DoesNotExist'");
+            }
+            "In" | "NotIn" | "Exists" | "DoesNotExist" => {}
+            operator => errs.invalid(&path.child("operator"), operator, "not a valid selector operator"),
+        }
+        qualified(str_at(requirement, "key"), &path.child("key"), errs);
+        for (j, value) in values.iter().filter_map(Value::as_str).enumerate() {
+            for text in names::label_value(value) {
+                errs.invalid(&path.child("values").index(j), value, text);
+            }
+        }
+    }
+}
+
+/// True when a label selector selects everything.
+pub(crate) fn selector_is_empty(selector: &Value) -> bool {
+    map_at(selector, "matchLabels").is_none_or(|m| m.is_empty()) && list_at(selector, "matchExpressions").is_empty()
+}
+
+/// Whether labels (a JSON map) satisfy a label selector.
+pub(crate) fn selector_matches(selector: &Value, labels: &Value) -> bool {
+    let label = |key: &str| labels.get(key).and_then(Value::as_str);
+    strings_at(selector, "matchLabels").all(|(key, value)| label(key) == Some(value))
+        && list_at(selector, "matchExpressions").iter().all(|requirement| {
+            let value = label(str_at(requirement, "key"));
+            let listed = || list_at(requirement, "values").iter().any(|v| v.as_str() == value);
+            match str_at(requirement, "operator") {
+                "In" => value.is_some() && listed(),
+                "NotIn" => value.is_none() || !listed(),
+                "Exists" => value.is_some(),
+                "DoesNotExist" => value.is_none(),
+                _ => false,
+            }
+        })
+}
+
+/// Complains when a member of status exceeds another.
+pub(crate) fn not_above(status: &Value, member: &str, limit: &str, detail: &str, path: &Path<'_>, errs: &mut ErrorList) {
+    let number = |name: &str| int_at(status, name).unwrap_or_default();
+    if number(member) > number(limit) {
+        errs.invalid(&path.child(member), number(member), detail);
+    }
+}
+
+/// Complains when a counter went backwards.
+pub(crate) fn not_decremented(new: &Value, old: &Value, field: &str, path: &Path<'_>, errs: &mut ErrorList) {
+    let number = |obj: &Value| int_at(obj, field);
+    if number(old).is_some_and(|was| number(new).unwrap_or_default() < was) {
+        errs.invalid(path, number(new).unwrap_or_default(), "cannot be decremented");
+    }
+}
+
+/// Complains when the value at a dotted path changed; the path is the field's name.
+pub(crate) fn immutable(new: &Value, old: &Value, field: &str, errs: &mut ErrorList) {
+    metadata::immutable(new, old, field, &Path::root(field), errs);
+}
+
+/// The value at a path, for showing in errors.
+pub(crate) fn shown(obj: &Value, path: &str) -> Value {
+    at(obj, path).cloned().unwrap_or_default()
+}
