@@ -31,8 +31,16 @@ pub struct Image {
 }
 
 /// Directories that every image has, and their modes.
-const DIRECTORIES: [(&str, u32); 8] =
-    [("bin", 0o755), ("dev", 0o755), ("etc", 0o755), ("proc", 0o555), ("root", 0o700), ("sys", 0o555), ("tmp", 0o1777), ("var", 0o755)];
+const DIRECTORIES: [(&str, u32); 8] = [
+    ("bin", 0o755),
+    ("dev", 0o755),
+    ("etc", 0o755),
+    ("proc", 0o555),
+    ("root", 0o700),
+    ("sys", 0o555),
+    ("tmp", 0o1777),
+    ("var", 0o755),
+];
 
 const PASSWD: &str = "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\nnonroot:x:65532:65532:nonroot:/:/bin/false\n";
 const GROUP: &str = "root:x:0:\nnobody:x:65534:\nnonroot:x:65532:\n";
@@ -108,7 +116,8 @@ pub fn write(image: &Image, archive: &Path) -> Result<()> {
     let tag = image.reference.rsplit_once(':').map_or("latest", |(_, tag)| tag);
     descriptor["annotations"] =
         json!({"io.containerd.image.name": image.reference, "org.opencontainers.image.ref.name": tag});
-    let index = json!({"schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": [descriptor]});
+    let index =
+        json!({"schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": [descriptor]});
     add(&mut tar, "index.json", 0o644, &serde_json::to_vec(&index)?)?;
     add(&mut tar, "oci-layout", 0o644, br#"{"imageLayoutVersion":"1.0.0"}"#)?;
     if let Some(parent) = archive.parent() {
@@ -130,7 +139,9 @@ pub fn is_static(program: &Path) -> Result<bool> {
         usize::try_from(u64::from_le_bytes(word)).ok()
     };
     let (start, size, count) = (number(32, 8), number(54, 2), number(56, 2));
-    let (Some(start), Some(size), Some(count)) = (start, size, count) else { bail!("{} is cut off", program.display()) };
+    let (Some(start), Some(size), Some(count)) = (start, size, count) else {
+        bail!("{} is cut off", program.display())
+    };
     const INTERPRETER: usize = 3;
     Ok(!(0..count).any(|i| number(start + i * size, 4) == Some(INTERPRETER)))
 }
@@ -138,7 +149,8 @@ pub fn is_static(program: &Path) -> Result<bool> {
 /// busybox with a link for each of its programs.
 fn busybox(program: &Path) -> Result<Image> {
     let list = crate::process::run(&[&program.display().to_string(), "--list"])?;
-    let links = list.lines().filter(|name| *name != "busybox").map(|name| (format!("bin/{name}"), "busybox".to_owned()));
+    let links =
+        list.lines().filter(|name| *name != "busybox").map(|name| (format!("bin/{name}"), "busybox".to_owned()));
     Ok(Image {
         reference: "docker.io/library/busybox:1.36".into(),
         files: vec![(program.to_owned(), "bin/busybox".into())],
@@ -173,7 +185,10 @@ pub(crate) fn standard(dir: &Path, dns: bool) -> Result<Vec<PathBuf>> {
     for image in images {
         for (program, _) in &image.files {
             if !is_static(program)? {
-                bail!("{} is not statically linked, and an image holds nothing else: see hack/build.sh", program.display());
+                bail!(
+                    "{} is not statically linked, and an image holds nothing else: see hack/build.sh",
+                    program.display()
+                );
             }
         }
         let name = image.reference.rsplit('/').next().unwrap_or_default().replace(':', "-");
@@ -204,7 +219,8 @@ mod tests {
         write(&image, &two).unwrap();
         assert_eq!(fs::read(&one).unwrap(), fs::read(&two).unwrap());
         let mut archive = tar::Archive::new(File::open(&one).unwrap());
-        let names: Vec<String> = archive.entries().unwrap().map(|e| e.unwrap().path().unwrap().display().to_string()).collect();
+        let names: Vec<String> =
+            archive.entries().unwrap().map(|e| e.unwrap().path().unwrap().display().to_string()).collect();
         assert!(names.contains(&"index.json".to_owned()) && names.contains(&"oci-layout".to_owned()), "{names:?}");
         assert_eq!(names.iter().filter(|name| name.starts_with("blobs/sha256/")).count(), 3);
     }

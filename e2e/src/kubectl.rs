@@ -97,7 +97,8 @@ impl Cluster {
 /// The kubectl that hack/install-tools.sh put beside the build output, or the one on PATH.
 fn kubectl_path() -> String {
     let ours = concat!(env!("CARGO_MANIFEST_DIR"), "/../_output/tools/kubectl");
-    std::env::var("KUBECTL").unwrap_or_else(|_| if std::path::Path::new(ours).exists() { ours } else { "kubectl" }.into())
+    std::env::var("KUBECTL")
+        .unwrap_or_else(|_| if std::path::Path::new(ours).exists() { ours } else { "kubectl" }.into())
 }
 
 /// Runs the future that `future` makes on a thread of its own, whose sockets belong to the node's network.

@@ -13,6 +13,7 @@ mod node;
 mod pki;
 mod process;
 mod state;
+pub mod testing;
 mod up;
 
 pub use daemons::Component;

@@ -53,10 +53,9 @@ pub fn run_on(node: &NodeState, argv: &[&str]) -> Result<String> {
 pub fn create(layout: &Layout, name: &str, ip: &str) -> Result<NodeState> {
     let dir = layout.node(name);
     fs::create_dir_all(&dir).with_context(|| format!("creating {}", dir.display()))?;
-    let argv = [
-        "unshare", "--net", "--mount", "--uts", "--", "sh", "-c", PREPARE, "node", name, &dir.to_string_lossy(), ip,
-    ]
-    .map(String::from);
+    let argv =
+        ["unshare", "--net", "--mount", "--uts", "--", "sh", "-c", PREPARE, "node", name, &dir.to_string_lossy(), ip]
+            .map(String::from);
     let holder = process::spawn(&argv, &Default::default(), &layout.log(&format!("node-{name}")))?;
     if !wait_for(Duration::from_secs(10), || dir.join("prepared").exists() || !holder.alive()) || !holder.alive() {
         let log = fs::read_to_string(layout.log(&format!("node-{name}"))).unwrap_or_default();

@@ -174,7 +174,8 @@ fn explain(cluster: &Cluster, error: anyhow::Error) -> anyhow::Error {
 }
 
 fn machines(cluster: &mut Cluster, options: &Options) -> Result<()> {
-    let mut names = vec![(SWITCH.to_owned(), "172.31.0.1".to_owned()), (CONTROL_PLANE.to_owned(), "172.31.0.10".to_owned())];
+    let mut names =
+        vec![(SWITCH.to_owned(), "172.31.0.1".to_owned()), (CONTROL_PLANE.to_owned(), "172.31.0.10".to_owned())];
     names.extend((1..=options.nodes).map(|i| (format!("n{i}"), format!("172.31.0.{}", 10 + i))));
     for (name, ip) in &names {
         let machine = node::create(&cluster.layout, name, ip)?;
@@ -208,13 +209,21 @@ fn certificates_and_configs(cluster: &Cluster, options: &Options) -> Result<()> 
         "kube-apiserver",
         None,
         &[
-            "kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local", "localhost",
-            "127.0.0.1", address, &first_service,
+            "kubernetes",
+            "kubernetes.default",
+            "kubernetes.default.svc",
+            "kubernetes.default.svc.cluster.local",
+            "localhost",
+            "127.0.0.1",
+            address,
+            &first_service,
         ],
     )?;
     authority.client("apiserver-kubelet-client", "kube-apiserver-kubelet-client", Some("system:masters"))?;
     authority.kubeconfig("admin", "kubernetes-admin", Some("system:masters"), &server)?;
-    for component in [Component::ControllerManager, Component::Scheduler, Component::CloudControllerManager, Component::Proxy] {
+    for component in
+        [Component::ControllerManager, Component::Scheduler, Component::CloudControllerManager, Component::Proxy]
+    {
         let name = component.binary();
         authority.kubeconfig(name, &format!("system:{name}"), None, &server)?;
     }
@@ -222,12 +231,18 @@ fn certificates_and_configs(cluster: &Cluster, options: &Options) -> Result<()> 
     fs::write(layout.config("cloud.yaml"), manifests::cloud("172.31.0.200-172.31.0.250"))?;
     for worker in cluster.workers() {
         let name = &worker.name;
-        authority.kubeconfig(&format!("kubelet-{name}"), &format!("system:node:{name}"), Some("system:nodes"), &server)?;
+        authority.kubeconfig(
+            &format!("kubelet-{name}"),
+            &format!("system:node:{name}"),
+            Some("system:nodes"),
+            &server,
+        )?;
         let user = format!("system:node:{name}");
         authority.serving(&format!("kubelet-{name}-serving"), &user, Some("system:nodes"), &[name, &worker.ip])?;
         fs::write(layout.config(&format!("containerd-{name}.toml")), manifests::containerd())?;
         let pki = layout.pki("").display().to_string();
-        let text = manifests::kubelet(&cgroup_name(cluster, name), &options.dns_address, pki.trim_end_matches('/'), name);
+        let text =
+            manifests::kubelet(&cgroup_name(cluster, name), &options.dns_address, pki.trim_end_matches('/'), name);
         fs::write(layout.config(&format!("kubelet-{name}.yaml")), text)?;
     }
     Ok(())
@@ -301,7 +316,11 @@ fn http_get(path: &str) -> Result<http::Request<Vec<u8>>> {
 
 fn wait_containerd(worker: &crate::state::NodeState) -> Result<()> {
     let ready = || node::run_on(worker, &["ctr", "--connect-timeout", "1s", "version"]).is_ok();
-    if wait_for(Duration::from_secs(60), ready) { Ok(()) } else { bail!("containerd on {} did not answer", worker.name) }
+    if wait_for(Duration::from_secs(60), ready) {
+        Ok(())
+    } else {
+        bail!("containerd on {} did not answer", worker.name)
+    }
 }
 
 /// Makes the image archives and imports them on all nodes side by side.
