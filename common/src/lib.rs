@@ -8,4 +8,5 @@ pub mod config;
 pub mod informer;
 pub mod runtime;
 pub mod schema;
+pub mod serving;
 pub mod telemetry;

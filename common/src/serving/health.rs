@@ -1,0 +1,153 @@
+//! /healthz, /livez and /readyz in upstream's text formats.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use http::{Response, StatusCode};
+use parking_lot::RwLock;
+
+use super::{Body, text};
+
+type CheckFn = Arc<dyn Fn() -> Result<(), String> + Send + Sync>;
+
+#[derive(Clone)]
+struct Check {
+    name: String,
+    run: CheckFn,
+    ready_only: bool,
+}
+
+/// The health checks of a daemon. Clones share the checks; more may be registered at any time.
+#[derive(Clone)]
+pub struct Health {
+    checks: Arc<RwLock<Vec<Check>>>,
+}
+
+impl Default for Health {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Health {
+    /// Only the `ping` check, which always succeeds.
+    pub fn new() -> Self {
+        let health = Self { checks: Arc::default() };
+        health.register("ping", || Ok(()));
+        health
+    }
+
+    /// A check for all three paths. Checks are quick: they look at state, they don't wait.
+    pub fn register(&self, name: &str, check: impl Fn() -> Result<(), String> + Send + Sync + 'static) {
+        self.add(name, Arc::new(check), false);
+    }
+
+    /// A check for /readyz only: who fails it is alive but should get no traffic yet.
+    pub fn register_ready(&self, name: &str, check: impl Fn() -> Result<(), String> + Send + Sync + 'static) {
+        self.add(name, Arc::new(check), true);
+    }
+
+    fn add(&self, name: &str, run: CheckFn, ready_only: bool) {
+        self.checks.write().push(Check { name: name.to_owned(), run, ready_only });
+    }
+
+    /// Answers `/healthz`, `/livez`, `/readyz` and `/<endpoint>/<check>`; None for other paths.
+    pub fn respond(&self, path: &str, query: Option<&str>) -> Option<Response<Body>> {
+        let mut parts = path.strip_prefix('/')?.splitn(2, '/');
+        let endpoint = parts.next().filter(|endpoint| ["healthz", "livez", "readyz"].contains(endpoint))?;
+        let all = self.checks.read().clone();
+        let checks: Vec<Check> = all.into_iter().filter(|check| endpoint == "readyz" || !check.ready_only).collect();
+        match parts.next().filter(|name| !name.is_empty()) {
+            None => Some(answer(endpoint, &checks, query.unwrap_or_default())),
+            Some(name) => checks.iter().find(|check| check.name == name).map(|check| match (check.run)() {
+                Ok(()) => text(StatusCode::OK, "ok"),
+                Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, &format!("internal server error: {error}\n")),
+            }),
+        }
+    }
+}
+
+fn answer(endpoint: &str, checks: &[Check], query: &str) -> Response<Body> {
+    let pairs: Vec<(String, String)> = query.split('&').filter(|pair| !pair.is_empty()).map(decode_pair).collect();
+    let excluded = pairs.iter().filter(|(key, _)| key == "exclude").flat_map(|(_, value)| value.split(','));
+    let mut unknown: BTreeSet<String> = excluded.map(str::to_owned).collect();
+    let excluded = unknown.clone();
+    let mut report = String::new();
+    let mut failed = Vec::new();
+    for check in checks {
+        let name = &check.name;
+        if excluded.contains(name) {
+            unknown.remove(name);
+            report.push_str(&format!("[+]{name} excluded: ok\n"));
+            continue;
+        }
+        match (check.run)() {
+            Ok(()) => report.push_str(&format!("[+]{name} ok\n")),
+            Err(error) => {
+                failed.push(format!("{name}: {error}"));
+                report.push_str(&format!("[-]{name} failed: reason withheld\n"));
+            }
+        }
+    }
+    if !unknown.is_empty() {
+        let names: Vec<_> = unknown.iter().map(|name| format!("{name:?}")).collect();
+        report.push_str(&format!("warn: some health checks cannot be excluded: no matches for {}\n", names.join(",")));
+    }
+    if !failed.is_empty() {
+        tracing::info!(checks = failed.join("; "), "{endpoint} check failed");
+        return text(StatusCode::INTERNAL_SERVER_ERROR, &format!("{report}{endpoint} check failed\n"));
+    }
+    if pairs.iter().any(|(key, _)| key == "verbose") {
+        return text(StatusCode::OK, &format!("{report}{endpoint} check passed\n"));
+    }
+    text(StatusCode::OK, "ok")
+}
+
+/// Health queries hold check names only: the escapes that matter are those of the comma and the slash.
+fn decode_pair(pair: &str) -> (String, String) {
+    let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+    (key.to_owned(), value.replace("%2C", ",").replace("%2c", ",").replace("%2F", "/").replace("%2f", "/"))
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::BodyExt;
+
+    use super::*;
+
+    async fn get(health: &Health, path: &str, query: &str) -> Option<(u16, String)> {
+        let response = health.respond(path, Some(query))?;
+        let code = response.status().as_u16();
+        let bytes = response.into_body().collect().await.unwrap().to_bytes();
+        Some((code, String::from_utf8(bytes.to_vec()).unwrap()))
+    }
+
+    #[tokio::test]
+    async fn texts_are_upstreams() {
+        let health = Health::new();
+        health.register("etcd", || Err("down".into()));
+        health.register_ready("informer-sync", || Ok(()));
+        for (path, query, code, body) in [
+            ("/healthz", "exclude=etcd", 200, "ok"),
+            ("/livez", "verbose", 500, "[+]ping ok\n[-]etcd failed: reason withheld\nlivez check failed\n"),
+            ("/livez", "verbose=true&exclude=etcd", 200, "[+]ping ok\n[+]etcd excluded: ok\nlivez check passed\n"),
+            (
+                "/readyz",
+                "verbose&exclude=etcd",
+                200,
+                "[+]ping ok\n[+]etcd excluded: ok\n[+]informer-sync ok\nreadyz check passed\n",
+            ),
+            (
+                "/healthz",
+                "verbose&exclude=etcd&exclude=x",
+                200,
+                "[+]ping ok\n[+]etcd excluded: ok\nwarn: some health checks cannot be excluded: no matches for \"x\"\nhealthz check passed\n",
+            ),
+            ("/healthz/ping", "", 200, "ok"),
+            ("/healthz/etcd", "", 500, "internal server error: down\n"),
+        ] {
+            assert_eq!(get(&health, path, query).await, Some((code, body.to_owned())), "{path}?{query}");
+        }
+        assert_eq!(get(&health, "/livez/informer-sync", "").await, None);
+        assert_eq!(get(&health, "/healthzz", "").await, None);
+    }
+}

@@ -1,0 +1,238 @@
+//! TLS of the secure port: certificate files that may be rotated, verification of client certificates if they are shown.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use parking_lot::{Mutex, RwLock};
+use rustls::{
+    RootCertStore, ServerConfig,
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+    server::WebPkiClientVerifier,
+    version::{TLS12, TLS13},
+};
+use tokio::time::Instant;
+use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
+
+use super::ServeError;
+
+const CHECK_EVERY: Duration = Duration::from_secs(5);
+
+/// A verified client certificate, as far as authentication needs it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ClientCertificate {
+    /// Subject CN: the user.
+    pub common_name: String,
+    /// Subject O: the groups.
+    pub organizations: Vec<String>,
+    /// Subject UID extension (1.3.6.1.4.1.57683.2), if any.
+    pub uid: Option<String>,
+    /// DNS names of the certificate.
+    pub dns_names: Vec<String>,
+    /// End of validity, seconds since the epoch.
+    pub not_after: i64,
+    /// SHA-256 of the DER form, hex: upstream's `authentication.kubernetes.io/credential-id` is `X509SHA256=` and this.
+    pub fingerprint: String,
+}
+
+/// What the secure port presents and accepts. Changed files are picked up within seconds.
+#[derive(Debug, Clone, Default)]
+pub struct TlsOptions {
+    /// Certificate chain, PEM.
+    pub cert: Option<PathBuf>,
+    /// Private key, PEM.
+    pub key: Option<PathBuf>,
+    /// CAs for client certificates, PEM; without it client certificates are not asked for.
+    pub client_ca: Option<PathBuf>,
+    /// More CAs for client certificates, PEM text that may be filled later (from the cluster's `extension-apiserver-authentication`).
+    pub client_ca_pem: Arc<RwLock<Vec<u8>>>,
+    /// Without certificate and key: keep a self-signed pair here as `<pair_name>.crt/.key`; None keeps it in memory.
+    pub cert_dir: Option<PathBuf>,
+    /// File name of the self-signed pair.
+    pub pair_name: String,
+    /// Names and addresses of the self-signed certificate.
+    pub self_signed_hosts: Vec<String>,
+    /// Only TLS 1.3.
+    pub tls13_only: bool,
+}
+
+/// Reads what the port needs from a client certificate that was verified before.
+pub fn parse_client_certificate(der: &[u8]) -> Option<ClientCertificate> {
+    let (_, certificate) = X509Certificate::from_der(der).ok()?;
+    let subject = certificate.subject();
+    let names = certificate.subject_alternative_name().ok().flatten();
+    let uid_oid = x509_parser::oid_registry::Oid::from(&[1, 3, 6, 1, 4, 1, 57683, 2]).ok()?;
+    let text = |attribute: &x509_parser::x509::AttributeTypeAndValue<'_>| attribute.as_str().ok().map(str::to_owned);
+    let digest = ring::digest::digest(&ring::digest::SHA256, der);
+    Some(ClientCertificate {
+        common_name: subject.iter_common_name().next().and_then(text).unwrap_or_default(),
+        organizations: subject.iter_organization().filter_map(text).collect(),
+        uid: subject.iter_by_oid(&uid_oid).next().and_then(text),
+        dns_names: names
+            .iter()
+            .flat_map(|names| &names.value.general_names)
+            .filter_map(|name| if let GeneralName::DNSName(name) = name { Some((*name).to_owned()) } else { None })
+            .collect(),
+        not_after: certificate.validity().not_after.timestamp(),
+        fingerprint: digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect(),
+    })
+}
+
+type Stamp = Option<(SystemTime, u64)>;
+
+struct Current {
+    config: Arc<ServerConfig>,
+    seen: Vec<Stamp>,
+    check_at: Instant,
+}
+
+/// The TLS configuration for new connections, rebuilt when files change.
+pub(super) struct Reloader {
+    options: TlsOptions,
+    memory_pair: Option<(Vec<u8>, Vec<u8>)>,
+    current: Mutex<Current>,
+}
+
+impl Reloader {
+    pub(super) fn new(mut options: TlsOptions) -> Result<Self, ServeError> {
+        let memory_pair = ensure_pair(&mut options)?;
+        let config = build(&options, memory_pair.as_ref())?;
+        let current = Current { config, seen: stamps(&options), check_at: Instant::now() + CHECK_EVERY };
+        Ok(Self { options, memory_pair, current: Mutex::new(current) })
+    }
+
+    /// The configuration for a connection accepted now.
+    pub(super) fn config(&self) -> Arc<ServerConfig> {
+        let mut current = self.current.lock();
+        let now = Instant::now();
+        if now >= current.check_at {
+            current.check_at = now + CHECK_EVERY;
+            let seen = stamps(&self.options);
+            if seen != current.seen {
+                match build(&self.options, self.memory_pair.as_ref()) {
+                    Ok(config) => {
+                        tracing::info!("serving certificate or client CA changed on disk, reloaded");
+                        current.config = config;
+                        current.seen = seen;
+                    }
+                    Err(error) => {
+                        tracing::warn!(%error, "serving certificate changed on disk but cannot be used; keeping the old one")
+                    }
+                }
+            }
+        }
+        current.config.clone()
+    }
+}
+
+fn stamps(options: &TlsOptions) -> Vec<Stamp> {
+    let files = [&options.cert, &options.key, &options.client_ca];
+    let stamp =
+        |file: &PathBuf| std::fs::metadata(file).ok().and_then(|data| Some((data.modified().ok()?, data.len())));
+    let shared = Some((SystemTime::UNIX_EPOCH, options.client_ca_pem.read().len() as u64));
+    files.into_iter().map(|file| file.as_ref().and_then(stamp)).chain([shared]).collect()
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, ServeError> {
+    std::fs::read(path).map_err(|error| ServeError::Tls(format!("failed to read {}: {error}", path.display())))
+}
+
+/// Finds or makes a self-signed pair when no files were given; without a directory it is handed back as PEM.
+fn ensure_pair(options: &mut TlsOptions) -> Result<Option<(Vec<u8>, Vec<u8>)>, ServeError> {
+    match (&options.cert, &options.key) {
+        (Some(_), Some(_)) => return Ok(None),
+        (None, None) => {}
+        _ => {
+            return Err(ServeError::Tls(
+                "a certificate needs its private key: give both --tls-cert-file and --tls-private-key-file".into(),
+            ));
+        }
+    }
+    let Some(dir) = options.cert_dir.clone() else { return self_signed(&options.self_signed_hosts).map(Some) };
+    let name = if options.pair_name.is_empty() { "server" } else { &options.pair_name };
+    let (cert_path, key_path) = (dir.join(format!("{name}.crt")), dir.join(format!("{name}.key")));
+    if !(cert_path.exists() && key_path.exists()) {
+        let (cert, key) = self_signed(&options.self_signed_hosts)?;
+        let failed = |error: std::io::Error| {
+            ServeError::Tls(format!("failed to write the self-signed pair to {}: {error}", dir.display()))
+        };
+        std::fs::create_dir_all(&dir).map_err(failed)?;
+        write_private(&key_path, &key).map_err(failed)?;
+        std::fs::write(&cert_path, cert).map_err(failed)?;
+    }
+    options.cert = Some(cert_path);
+    options.key = Some(key_path);
+    Ok(None)
+}
+
+fn write_private(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    use std::{io::Write, os::unix::fs::OpenOptionsExt};
+    std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?.write_all(bytes)
+}
+
+fn self_signed(hosts: &[String]) -> Result<(Vec<u8>, Vec<u8>), ServeError> {
+    let failed = |error: rcgen::Error| ServeError::Tls(format!("failed to make a self-signed certificate: {error}"));
+    let mut names = vec!["localhost".to_owned(), "127.0.0.1".to_owned()];
+    names.extend(hosts.iter().filter(|host| !host.is_empty() && *host != "localhost" && *host != "127.0.0.1").cloned());
+    let mut params = rcgen::CertificateParams::new(names).map_err(failed)?;
+    let common_name = hosts.first().map_or("localhost", String::as_str);
+    params.distinguished_name.push(rcgen::DnType::CommonName, common_name);
+    params.extended_key_usages.push(rcgen::ExtendedKeyUsagePurpose::ServerAuth);
+    let key = rcgen::KeyPair::generate().map_err(failed)?;
+    let certificate = params.self_signed(&key).map_err(failed)?;
+    Ok((certificate.pem().into_bytes(), key.serialize_pem().into_bytes()))
+}
+
+fn build(options: &TlsOptions, memory_pair: Option<&(Vec<u8>, Vec<u8>)>) -> Result<Arc<ServerConfig>, ServeError> {
+    let (cert_pem, key_pem, name) = match (memory_pair, &options.cert, &options.key) {
+        (Some((cert, key)), _, _) => (cert.clone(), key.clone(), "the self-signed pair".to_owned()),
+        (None, Some(cert), Some(key)) => (read(cert)?, read(key)?, format!("{}, {}", cert.display(), key.display())),
+        _ => return Err(ServeError::Tls("no serving certificate".into())),
+    };
+    let wrong = |error: &dyn std::fmt::Display| ServeError::Tls(format!("{name}: {error}"));
+    let chain: Vec<CertificateDer<'static>> =
+        CertificateDer::pem_slice_iter(&cert_pem).collect::<Result<_, _>>().map_err(|error| wrong(&error))?;
+    let key = PrivateKeyDer::from_pem_slice(&key_pem).map_err(|error| wrong(&error))?;
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let versions: &[&rustls::SupportedProtocolVersion] = if options.tls13_only { &[&TLS13] } else { &[&TLS13, &TLS12] };
+    let builder = ServerConfig::builder_with_provider(provider.clone())
+        .with_protocol_versions(versions)
+        .map_err(|error| wrong(&error))?;
+    let builder = match client_roots(options)? {
+        None => builder.with_no_client_auth(),
+        Some(roots) => {
+            let verifier =
+                WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).allow_unauthenticated().build();
+            builder.with_client_cert_verifier(verifier.map_err(|error| wrong(&error))?)
+        }
+    };
+    let mut config = builder.with_single_cert(chain, key).map_err(|error| wrong(&error))?;
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(Arc::new(config))
+}
+
+fn client_roots(options: &TlsOptions) -> Result<Option<RootCertStore>, ServeError> {
+    let mut pem = options.client_ca_pem.read().clone();
+    let mut name = "the cluster's client CA".to_owned();
+    if let Some(path) = &options.client_ca {
+        pem.push(b'\n');
+        pem.extend(read(path)?);
+        name = path.display().to_string();
+    }
+    if pem.is_empty() {
+        return Ok(None);
+    }
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(&pem) {
+        let added = certificate
+            .map_err(|error| error.to_string())
+            .and_then(|der| roots.add(der).map_err(|error| error.to_string()));
+        added.map_err(|error| ServeError::Tls(format!("client CA {name}: {error}")))?;
+    }
+    if roots.is_empty() {
+        return Err(ServeError::Tls(format!("client CA {name} holds no certificate")));
+    }
+    Ok(Some(roots))
+}
