@@ -1,37 +1,64 @@
 //! Why a patch was refused, with upstream's status code and text.
 
+use common::schema::{Problem, strict_decoding_error};
+
+/// What every 422 of a patch that does not apply says; the reason stays with the server.
+const REJECTED: &str = "the server rejected our request due to an error in our request";
+
 /// A refused patch.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PatchError {
     /// The patch itself is malformed: 400 BadRequest.
     #[error("{0}")]
     BadRequest(String),
-    /// The patch is well-formed but does not fit the object: 422 Invalid.
-    #[error("{0}")]
+    /// The patch is well-formed but does not apply to the object: 422 Invalid. The text is for the log.
+    #[error("{REJECTED}")]
     Unprocessable(String),
-    /// Too many operations: 413 RequestEntityTooLarge.
+    /// The patched object does not fit its type: 422 Invalid, with a cause at the field `patch`.
+    #[error(" \"\" is invalid: patch: Invalid value: {value:?}: {detail}")]
+    Invalid {
+        /// The patched object (or the patch), as upstream shows it.
+        value: String,
+        /// What is wrong with it.
+        detail: String,
+    },
+    /// Too many operations or too large a result: 413 RequestEntityTooLarge.
     #[error("{0}")]
     TooLarge(String),
-    /// Strategic merge needs a type: 415 UnsupportedMediaType.
-    #[error(
-        "the body of the request was in an unknown format - accepted media types include: application/json-patch+json, application/merge-patch+json, application/apply-patch+yaml"
-    )]
-    StrategicUnsupported,
-    /// Server-side apply is not served yet: 415 UnsupportedMediaType.
-    #[error(
-        "the body of the request was in an unknown format - accepted media types include: application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json"
-    )]
-    ApplyUnsupported,
+    /// A patch that this object's type does not support: 415 UnsupportedMediaType.
+    #[error("the body of the request was in an unknown format - accepted media types include: {0}")]
+    Unsupported(String),
+    /// What upstream answers with 500 InternalError: directives that contradict the object's type.
+    #[error("{0}")]
+    Internal(String),
 }
 
 impl PatchError {
+    /// The refusal of unknown or duplicate fields under `fieldValidation=Strict`.
+    pub fn strict(patched: &str, problems: &[Problem]) -> Self {
+        PatchError::Invalid { value: patched.to_owned(), detail: strict_decoding_error(problems) }
+    }
+
+    /// Strategic merge of an object without a type.
+    pub(super) fn strategic_unsupported() -> Self {
+        let accepted = super::MEDIA_TYPES.iter().filter(|media| !media.contains("strategic"));
+        PatchError::Unsupported(accepted.copied().collect::<Vec<_>>().join(", "))
+    }
+
+    /// Server-side apply, which is not served yet.
+    pub(super) fn apply_unsupported() -> Self {
+        let accepted = super::MEDIA_TYPES.iter().filter(|media| !media.contains("apply"));
+        PatchError::Unsupported(accepted.copied().collect::<Vec<_>>().join(", "))
+    }
+
     /// HTTP status code.
     pub fn code(&self) -> u16 {
         match self {
             PatchError::BadRequest(_) => 400,
-            PatchError::Unprocessable(_) => 422,
+            PatchError::Unprocessable(_) | PatchError::Invalid { .. } => 422,
             PatchError::TooLarge(_) => 413,
-            PatchError::StrategicUnsupported | PatchError::ApplyUnsupported => 415,
+            PatchError::Unsupported(_) => 415,
+            PatchError::Internal(_) => 500,
         }
     }
 
@@ -39,9 +66,10 @@ impl PatchError {
     pub fn reason(&self) -> &'static str {
         match self {
             PatchError::BadRequest(_) => "BadRequest",
-            PatchError::Unprocessable(_) => "Invalid",
+            PatchError::Unprocessable(_) | PatchError::Invalid { .. } => "Invalid",
             PatchError::TooLarge(_) => "RequestEntityTooLarge",
-            PatchError::StrategicUnsupported | PatchError::ApplyUnsupported => "UnsupportedMediaType",
+            PatchError::Unsupported(_) => "UnsupportedMediaType",
+            PatchError::Internal(_) => "InternalError",
         }
     }
 }

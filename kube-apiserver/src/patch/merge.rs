@@ -1,16 +1,47 @@
 //! JSON merge patch (RFC 7386).
 
+use common::schema;
 use serde_json::Value;
 
 use super::PatchError;
 
 pub(super) fn apply(original: &Value, patch: &[u8]) -> Result<Value, PatchError> {
-    let patch: Value = serde_json::from_slice(patch)
-        .map_err(|error| PatchError::BadRequest(format!("error decoding patch: {error}")))?;
+    let patch: Value = serde_json::from_slice(patch).map_err(|error| decoding(&schema::syntax_error(patch, &error)))?;
     if !patch.is_object() {
-        return Err(PatchError::BadRequest("error decoding patch: a merge patch must be an object".into()));
+        return Err(decoding(&super::wrong_shape(&patch, "map[string]interface {}")));
     }
     let mut patched = original.clone();
     json_patch::merge(&mut patched, &patch);
     Ok(patched)
+}
+
+pub(super) fn decoding(error: &str) -> PatchError {
+    PatchError::BadRequest(format!("error decoding patch: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn merges_maps_replaces_lists_and_deletes_nulls() {
+        let original = json!({"a": {"b": 1, "c": 2}, "l": [1, 2], "gone": true});
+        let patch = br#"{"a": {"b": null, "d": 3}, "l": [3], "gone": null, "absent": null}"#;
+        assert_eq!(apply(&original, patch).unwrap(), json!({"a": {"c": 2, "d": 3}, "l": [3]}));
+    }
+
+    #[test]
+    fn refuses_what_is_no_object() {
+        let refused = apply(&json!({}), b"[1]").unwrap_err();
+        assert_eq!(refused.code(), 400);
+        assert_eq!(
+            refused.to_string(),
+            "error decoding patch: json: cannot unmarshal array into Go value of type map[string]interface {}"
+        );
+        assert_eq!(
+            apply(&json!({}), b"{").unwrap_err().to_string(),
+            "error decoding patch: unexpected end of JSON input"
+        );
+    }
 }

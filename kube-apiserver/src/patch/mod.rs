@@ -3,12 +3,14 @@
 //! [`apply`] is pure: document and patch in, patched document out. Admission, validation and storage are the caller's.
 
 mod error;
+mod gotext;
 mod json;
 mod merge;
+mod strategic;
 
 pub use error::PatchError;
 
-use common::schema::Type;
+use common::schema::{self, Problem, Type};
 use serde_json::Value;
 
 /// How a patch's body is to be read.
@@ -45,6 +47,15 @@ impl PatchType {
     }
 }
 
+/// A patched document that fits its type.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Patched {
+    /// The document, without unknown fields and nulls.
+    pub value: Value,
+    /// Unknown and duplicate fields, to be ignored, warned about or refused ([`PatchError::strict`]).
+    pub problems: Vec<Problem>,
+}
+
 /// Applies `patch` to `original`. `ty` is the type of the object; without one strategic merge is refused, as upstream
 /// refuses it for custom resources.
 pub fn apply(kind: PatchType, original: &Value, patch: &[u8], ty: Option<Type<'_>>) -> Result<Value, PatchError> {
@@ -52,9 +63,56 @@ pub fn apply(kind: PatchType, original: &Value, patch: &[u8], ty: Option<Type<'_
         PatchType::Json => json::apply(original, patch),
         PatchType::Merge => merge::apply(original, patch),
         PatchType::StrategicMerge => {
-            let _ty = ty.ok_or(PatchError::StrategicUnsupported)?;
-            merge::apply(original, patch)
+            let ty = ty.ok_or_else(PatchError::strategic_unsupported)?;
+            let patch = serde_json::from_slice(patch)
+                .map_err(|error| PatchError::BadRequest(schema::syntax_error(patch, &error)))?;
+            strategic::apply(original, patch, ty)
         }
-        PatchType::Apply => Err(PatchError::ApplyUnsupported),
+        PatchType::Apply => Err(PatchError::apply_unsupported()),
     }
+}
+
+/// [`apply`], and then decodes the outcome into the type as upstream does: values of a wrong type are an error, unknown
+/// fields are dropped and reported.
+pub fn apply_typed(kind: PatchType, original: &Value, patch: &[u8], ty: Type<'_>) -> Result<Patched, PatchError> {
+    let mut problems = duplicates(kind, patch);
+    let value = apply(kind, original, patch, Some(ty))?;
+    let decoded = match kind {
+        PatchType::StrategicMerge => schema::convert(ty, &value),
+        _ => schema::prune(ty, &value),
+    };
+    if let Some(detail) = decoded.error {
+        let shown = match kind {
+            PatchType::StrategicMerge => {
+                serde_json::from_slice(patch).map(|patch| gotext::go_text(&patch)).unwrap_or_default()
+            }
+            _ => value.to_string(),
+        };
+        return Err(PatchError::Invalid { value: shown, detail });
+    }
+    problems.extend(decoded.problems);
+    Ok(Patched { value: decoded.value, problems })
+}
+
+/// Fields that occur twice in the patch itself.
+fn duplicates(kind: PatchType, patch: &[u8]) -> Vec<Problem> {
+    let found = schema::duplicate_fields(patch);
+    match kind {
+        // Upstream says in which language the path is to be read.
+        PatchType::Json => found.into_iter().map(|problem| Problem::Other(format!("json patch {problem}"))).collect(),
+        _ => found,
+    }
+}
+
+/// Go's complaint about a body of the wrong shape.
+fn wrong_shape(value: &Value, wanted: &str) -> String {
+    let found = match value {
+        Value::Null => "null",
+        Value::Bool(_) => "bool",
+        Value::Number(_) => "number",
+        Value::String(_) => "string",
+        Value::Array(_) => "array",
+        Value::Object(_) => "object",
+    };
+    format!("json: cannot unmarshal {found} into Go value of type {wanted}")
 }

@@ -55,17 +55,12 @@ fn time(text: &str, layout: &str, decimals: i16) -> Result<Value, String> {
 
 /// Go names the part of the text and of the layout at which it gave up.
 fn time_error(text: &str, layout: &str) -> String {
-    let parts: [(usize, usize, &str, fn(u8) -> bool); 6] = [
-        (0, 4, "2006", |b| b.is_ascii_digit()),
-        (4, 5, "-", |b| b == b'-'),
-        (5, 7, "01", |b| b.is_ascii_digit()),
-        (7, 8, "-", |b| b == b'-'),
-        (8, 10, "02", |b| b.is_ascii_digit()),
-        (10, 11, "T", |b| b == b'T'),
-    ];
-    let bytes = text.as_bytes();
-    for (from, to, part, accepts) in parts {
-        let fits = bytes.get(from..to).is_some_and(|found| found.iter().all(|byte| accepts(*byte)));
+    let parts = [(0, "2006"), (4, "-"), (5, "01"), (7, "-"), (8, "02"), (10, "T")];
+    for (from, part) in parts {
+        let digits = part.starts_with(|c: char| c.is_ascii_digit());
+        let found = text.get(from..from + part.len());
+        let fits = found
+            .is_some_and(|found| found.chars().all(|c| if digits { c.is_ascii_digit() } else { part.starts_with(c) }));
         if !fits {
             let rest = text.get(from..).unwrap_or("");
             return format!("parsing time {text:?} as {layout:?}: cannot parse {rest:?} as {part:?}");

@@ -76,7 +76,7 @@ impl State {
             Step::Field { owner, name } => Some((owner, name)),
             _ => None,
         });
-        let place = names.clone().last().map(|(owner, _)| Place {
+        let place = names.clone().next_back().map(|(owner, _)| Place {
             owner,
             fields: names.map(|(_, name)| name.as_str()).collect::<Vec<_>>().join("."),
         });
