@@ -31,6 +31,8 @@ pub struct RequestInfo {
     pub parts: Vec<String>,
     /// True for the deprecated `/watch/` prefix.
     pub watch_prefix: bool,
+    /// Field selector of a list, watch or deletecollection, unparsed.
+    pub field_selector: String,
 }
 
 impl RequestInfo {
@@ -100,6 +102,9 @@ impl RequestInfo {
             }
             "delete" => self.verb = "deletecollection".to_owned(),
             _ => {}
+        }
+        if !self.watch_prefix && matches!(self.verb.as_str(), "list" | "watch" | "deletecollection") {
+            query.get("fieldSelector").unwrap_or_default().clone_into(&mut self.field_selector);
         }
     }
 

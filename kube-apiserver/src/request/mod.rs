@@ -1,7 +1,11 @@
 //! What a request asks for: its attributes, options and negotiation; and how it fails.
 
+pub mod body;
 pub mod info;
+pub mod negotiate;
+pub mod options;
 pub mod query;
+pub mod selector;
 pub mod status;
 
 pub use info::RequestInfo;

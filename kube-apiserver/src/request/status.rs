@@ -144,8 +144,7 @@ impl ApiError {
     /// 409 `Conflict`.
     #[must_use]
     pub fn conflict(group: &str, resource: &str, name: &str, why: impl fmt::Display) -> Self {
-        let message =
-            format!("Operation cannot be fulfilled on {} {}: {why}", qualified(group, resource), quote(name));
+        let message = format!("Operation cannot be fulfilled on {} {}: {why}", qualified(group, resource), quote(name));
         Self::new(409, "Conflict", message, details(group, resource, name))
     }
 
@@ -272,7 +271,8 @@ impl ApiError {
     /// 504.
     #[must_use]
     pub fn timeout(message: &str, retry_after: u32) -> Self {
-        Self::new(504, "Timeout", format!("Timeout: {message}"), Some(StatusDetails::default())).retry_after(retry_after)
+        Self::new(504, "Timeout", format!("Timeout: {message}"), Some(StatusDetails::default()))
+            .retry_after(retry_after)
     }
 
     /// 501 for what this version of Corten does not do yet.

@@ -1,1 +1,2 @@
 //! The server: listener, filter chain, shared state.
+pub mod registry;

@@ -1,0 +1,321 @@
+//! Options of the verbs: from the query string, and for deletes from a body.
+
+use serde::Deserialize;
+
+use super::{ApiError, ApiResult, Query, status::StatusCause};
+use crate::storage::cache::{ResourceVersion, WatchFrom};
+
+/// Options of a list, watch or collection delete.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ListOptions {
+    /// Unparsed label selector.
+    pub label_selector: String,
+    /// Unparsed field selector.
+    pub field_selector: String,
+    /// Resource version as sent.
+    pub resource_version: String,
+    /// `Exact`, `NotOlderThan` or empty.
+    pub version_match: String,
+    /// Page size, 0 for all.
+    pub limit: usize,
+    /// Continue token.
+    pub continue_token: Option<String>,
+    /// Bookmarks are welcome.
+    pub bookmarks: bool,
+    /// Seconds after which a watch ends.
+    pub timeout_seconds: Option<u64>,
+    /// Send the state first.
+    pub send_initial_events: Option<bool>,
+}
+
+impl ListOptions {
+    /// Reads and validates the options of a list (`watch` false) or a watch.
+    ///
+    /// # Errors
+    /// 400 for values that do not parse, 422 for combinations that are not allowed.
+    pub fn parse(query: &Query, watch: bool) -> ApiResult<Self> {
+        let text = |key: &str| query.get(key).unwrap_or_default().to_owned();
+        let options = Self {
+            label_selector: text("labelSelector"),
+            field_selector: text("fieldSelector"),
+            resource_version: text("resourceVersion"),
+            version_match: text("resourceVersionMatch"),
+            limit: usize::try_from(number(query, "limit")?.unwrap_or(0)).unwrap_or(0),
+            continue_token: query.non_empty("continue").map(str::to_owned),
+            bookmarks: query.flag("allowWatchBookmarks"),
+            timeout_seconds: number(query, "timeoutSeconds")?.and_then(|n| u64::try_from(n).ok()),
+            send_initial_events: query.non_empty("sendInitialEvents").map(|v| !matches!(v, "false" | "0")),
+        };
+        let causes = if watch { options.watch_errors() } else { options.list_errors() };
+        if causes.is_empty() {
+            return Ok(options);
+        }
+        Err(ApiError::invalid("meta.k8s.io", "ListOptions", "", causes))
+    }
+
+    fn list_errors(&self) -> Vec<StatusCause> {
+        let mut causes = Vec::new();
+        if !self.version_match.is_empty() {
+            if self.resource_version.is_empty() {
+                causes.push(forbidden("resourceVersionMatch", "resourceVersionMatch is forbidden unless resourceVersion is provided"));
+            }
+            if self.continue_token.is_some() {
+                causes.push(forbidden("resourceVersionMatch", "resourceVersionMatch is forbidden when continue is provided"));
+            }
+            if !matches!(self.version_match.as_str(), "Exact" | "NotOlderThan") {
+                causes.push(StatusCause {
+                    cause_type: "FieldValueNotSupported".to_owned(),
+                    message: format!(
+                        "Unsupported value: {:?}: supported values: \"Exact\", \"NotOlderThan\", \"\"",
+                        self.version_match
+                    ),
+                    field: "resourceVersionMatch".to_owned(),
+                });
+            }
+            if self.version_match == "Exact" && self.resource_version == "0" {
+                causes.push(forbidden("resourceVersionMatch", "resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\""));
+            }
+        }
+        if self.send_initial_events.is_some() {
+            causes.push(forbidden("sendInitialEvents", "sendInitialEvents is forbidden for list"));
+        }
+        causes
+    }
+
+    fn watch_errors(&self) -> Vec<StatusCause> {
+        let mut causes = Vec::new();
+        if self.send_initial_events.is_some() {
+            if self.version_match.is_empty() {
+                causes.push(forbidden("resourceVersionMatch", "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan"));
+            } else if self.version_match != "NotOlderThan" {
+                causes.push(forbidden("resourceVersionMatch", "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan"));
+            }
+        } else if !self.version_match.is_empty() {
+            causes.push(forbidden("resourceVersionMatch", "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided"));
+        }
+        causes
+    }
+
+    /// Which state a list reads.
+    ///
+    /// # Errors
+    /// 400 when the version is no number.
+    pub fn version(&self) -> ApiResult<ResourceVersion> {
+        if self.continue_token.is_some() && self.resource_version.is_empty() {
+            return Ok(ResourceVersion::MostRecent);
+        }
+        Ok(match (self.resource_version.as_str(), self.version_match.as_str()) {
+            ("", _) => ResourceVersion::MostRecent,
+            ("0", _) => ResourceVersion::Any,
+            (version, "Exact") => ResourceVersion::Exact(parse_version(version)?),
+            // Upstream's legacy rule: a limit without a match asks for exactly this version.
+            (version, "") if self.limit > 0 => ResourceVersion::Exact(parse_version(version)?),
+            (version, _) => ResourceVersion::NotOlderThan(parse_version(version)?),
+        })
+    }
+
+    /// Where a watch starts.
+    ///
+    /// # Errors
+    /// 400 when the version is no number.
+    pub fn watch_from(&self) -> ApiResult<WatchFrom> {
+        if self.send_initial_events == Some(true) {
+            return Ok(WatchFrom::InitialEvents(match self.resource_version.as_str() {
+                "" => None,
+                version => Some(parse_version(version)?),
+            }));
+        }
+        Ok(match self.resource_version.as_str() {
+            "" => WatchFrom::MostRecent,
+            "0" => WatchFrom::Any,
+            version => WatchFrom::After(parse_version(version)?),
+        })
+    }
+}
+
+fn forbidden(field: &str, message: &str) -> StatusCause {
+    StatusCause {
+        cause_type: "FieldValueForbidden".to_owned(),
+        message: format!("Forbidden: {message}"),
+        field: field.to_owned(),
+    }
+}
+
+fn number(query: &Query, key: &str) -> ApiResult<Option<i64>> {
+    let Some(value) = query.non_empty(key) else { return Ok(None) };
+    let parsed = value.parse().map_err(|_| {
+        ApiError::bad_request(format!("strconv.ParseInt: parsing {value:?}: invalid syntax"))
+    })?;
+    Ok(Some(parsed))
+}
+
+/// A resource version as a number.
+///
+/// # Errors
+/// 400, as upstream.
+pub fn parse_version(text: &str) -> ApiResult<u64> {
+    text.parse().map_err(|_| {
+        let cause = StatusCause {
+            cause_type: "FieldValueInvalid".to_owned(),
+            message: format!("Invalid value: {text:?}: strconv.ParseUint: parsing {text:?}: invalid syntax"),
+            field: "resourceVersion".to_owned(),
+        };
+        ApiError::bad_request(format!("{}: {}", cause.field, cause.message))
+    })
+}
+
+/// Preconditions of a delete.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Preconditions {
+    /// The object must have this uid.
+    pub uid: Option<String>,
+    /// The object must have this version.
+    pub resource_version: Option<String>,
+}
+
+/// Options of a delete.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct DeleteOptions {
+    /// Seconds to wait before the object is removed.
+    pub grace_period_seconds: Option<i64>,
+    /// What the object must be.
+    pub preconditions: Option<Preconditions>,
+    /// Deprecated form of `propagation_policy`.
+    pub orphan_dependents: Option<bool>,
+    /// `Orphan`, `Background` or `Foreground`.
+    pub propagation_policy: Option<String>,
+    /// `All` or nothing.
+    pub dry_run: Vec<String>,
+}
+
+impl DeleteOptions {
+    /// Reads the options from a query string.
+    ///
+    /// # Errors
+    /// 400 for values that do not parse.
+    pub fn from_query(query: &Query) -> ApiResult<Self> {
+        Ok(Self {
+            grace_period_seconds: number(query, "gracePeriodSeconds")?,
+            preconditions: None,
+            orphan_dependents: query.non_empty("orphanDependents").map(|v| !matches!(v, "false" | "0")),
+            propagation_policy: query.non_empty("propagationPolicy").map(str::to_owned),
+            dry_run: query.all("dryRun").filter(|v| !v.is_empty()).map(str::to_owned).collect(),
+        })
+    }
+
+    /// Checks what upstream checks.
+    ///
+    /// # Errors
+    /// 422.
+    pub fn validate(&self) -> ApiResult<()> {
+        let mut causes = Vec::new();
+        let mut invalid = |field: &str, value: &str, detail: &str| {
+            causes.push(StatusCause {
+                cause_type: "FieldValueInvalid".to_owned(),
+                message: format!("Invalid value: {value:?}: {detail}"),
+                field: field.to_owned(),
+            });
+        };
+        if let Some(policy) = &self.propagation_policy {
+            if self.orphan_dependents.is_some() {
+                invalid("propagationPolicy", policy, "orphanDependents and deletionPropagation cannot be both set");
+            }
+            if !matches!(policy.as_str(), "Foreground" | "Background" | "Orphan") {
+                causes.push(StatusCause {
+                    cause_type: "FieldValueNotSupported".to_owned(),
+                    message: format!(
+                        "Unsupported value: {policy:?}: supported values: \"Foreground\", \"Background\", \"Orphan\", \"nil\""
+                    ),
+                    field: "propagationPolicy".to_owned(),
+                });
+            }
+        }
+        causes.extend(dry_run_errors(&self.dry_run));
+        if causes.is_empty() { Ok(()) } else { Err(ApiError::invalid("meta.k8s.io", "DeleteOptions", "", causes)) }
+    }
+
+    /// Nothing is to be stored.
+    #[must_use]
+    pub fn is_dry_run(&self) -> bool {
+        !self.dry_run.is_empty()
+    }
+}
+
+fn dry_run_errors(values: &[String]) -> Vec<StatusCause> {
+    let bad = |v: &&String| v.as_str() != "All";
+    values
+        .iter()
+        .filter(bad)
+        .map(|v| StatusCause {
+            cause_type: "FieldValueNotSupported".to_owned(),
+            message: format!("Unsupported value: {v:?}: supported values: \"All\""),
+            field: "dryRun".to_owned(),
+        })
+        .collect()
+}
+
+/// What to do about unknown and duplicate fields.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum FieldValidation {
+    /// Drop silently.
+    Ignore,
+    /// Drop and warn.
+    #[default]
+    Warn,
+    /// Refuse.
+    Strict,
+}
+
+/// Options of a create, update or patch.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct WriteOptions {
+    /// Nothing is to be stored.
+    pub dry_run: bool,
+    /// Unknown fields.
+    pub field_validation: FieldValidation,
+    /// Who writes.
+    pub field_manager: String,
+    /// Server-side apply: take over conflicting fields.
+    pub force: Option<bool>,
+}
+
+impl WriteOptions {
+    /// Reads and validates; `kind` is the options' kind (`CreateOptions`, ...).
+    ///
+    /// # Errors
+    /// 422.
+    pub fn parse(query: &Query, kind: &str) -> ApiResult<Self> {
+        let dry_run: Vec<String> = query.all("dryRun").filter(|v| !v.is_empty()).map(str::to_owned).collect();
+        let mut causes = dry_run_errors(&dry_run);
+        let field_validation = match query.get("fieldValidation").unwrap_or_default() {
+            "" | "Warn" => FieldValidation::Warn,
+            "Ignore" => FieldValidation::Ignore,
+            "Strict" => FieldValidation::Strict,
+            other => {
+                causes.push(StatusCause {
+                    cause_type: "FieldValueNotSupported".to_owned(),
+                    message: format!(
+                        "Unsupported value: {other:?}: supported values: \"Ignore\", \"Strict\", \"Warn\", \"\""
+                    ),
+                    field: "fieldValidation".to_owned(),
+                });
+                FieldValidation::Warn
+            }
+        };
+        let field_manager = query.get("fieldManager").unwrap_or_default().to_owned();
+        if field_manager.len() > 128 {
+            causes.push(StatusCause {
+                cause_type: "FieldValueTooLong".to_owned(),
+                message: "Too long: may not be more than 128 bytes".to_owned(),
+                field: "fieldManager".to_owned(),
+            });
+        }
+        if !causes.is_empty() {
+            return Err(ApiError::invalid("meta.k8s.io", kind, "", causes));
+        }
+        let force = query.non_empty("force").map(|v| !matches!(v, "false" | "0"));
+        Ok(Self { dry_run: !dry_run.is_empty(), field_validation, field_manager, force })
+    }
+}
