@@ -1,14 +1,31 @@
 //! Discovery documents: /, /version, /api, /apis and below, aggregated or not, all from the catalog.
 
-use std::sync::Arc;
+mod documents;
+mod negotiation;
+
+#[cfg(test)]
+mod tests;
+
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
-use common::api::{GroupVersion, Resource};
-use http::{HeaderMap, Method, Response};
+use common::api::{Group, GroupVersion, Resource, catalog};
+use http::{HeaderMap, Method, Response, StatusCode, header};
+use serde_json::Value;
+
+use documents::Aggregated;
+use negotiation::Form;
 
 /// Answers discovery requests for what this server serves.
 pub struct Discovery {
     options: Options,
+    aggregated: [OnceLock<Tagged>; 2],
+}
+
+/// A document that clients may already have.
+struct Tagged {
+    value: Value,
+    etag: String,
 }
 
 /// What is served.
@@ -29,14 +46,110 @@ pub fn default_group_version(version: &GroupVersion) -> bool {
 }
 
 impl Discovery {
-    /// Prepares the documents (they are built at first use).
+    /// Prepares the documents (they are built when asked for).
     pub fn new(options: Options) -> Self {
-        Self { options }
+        Self { options, aggregated: Default::default() }
     }
 
     /// Answers if `path` is one of discovery's; 405 for other methods than GET and HEAD.
     pub fn handle(&self, method: &Method, path: &str, headers: &HeaderMap) -> Option<Response<Bytes>> {
-        let _ = (method, path, headers, &self.options.server_address);
-        None
+        let document = self.document(path)?;
+        if method != Method::GET && method != Method::HEAD {
+            return Some(negotiation::method_not_allowed());
+        }
+        let accept = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
+        let form = negotiation::choose(accept, matches!(document, Document::Root(_)));
+        Some(match (form, document) {
+            (None, _) => negotiation::not_acceptable(),
+            (Some(Form::Plain), Document::Plain(value)) => negotiation::json(StatusCode::OK, &value),
+            (Some(form), Document::Root(part)) => self.root(part, form, headers),
+            (Some(_), Document::Plain(value)) => negotiation::json(StatusCode::OK, &value),
+        })
     }
+
+    fn document(&self, path: &str) -> Option<Document> {
+        let parts: Vec<&str> = path.trim_matches('/').split('/').collect();
+        Some(match parts.as_slice() {
+            [""] => Document::Plain(self.paths()),
+            ["version"] => Document::Plain(serde_json::to_value(common::config::version::info()).ok()?),
+            ["api"] => Document::Root(Aggregated::Core),
+            ["apis"] => Document::Root(Aggregated::Groups),
+            ["api", version] => Document::Plain(self.resources("", version)?),
+            ["apis", group] => {
+                let group = catalog().group(group).filter(|group| !group.name.is_empty())?;
+                let served = self.versions(group);
+                Document::Plain(documents::group(group.name, &served).filter(|_| !served.is_empty())?)
+            }
+            ["apis", group, version] if !group.is_empty() => Document::Plain(self.resources(group, version)?),
+            _ => return None,
+        })
+    }
+
+    /// /api or /apis, in the form the client prefers.
+    fn root(&self, part: Aggregated, form: Form, headers: &HeaderMap) -> Response<Bytes> {
+        let groups = || catalog().groups.iter().filter(|group| !group.name.is_empty());
+        let version = match form {
+            Form::Plain => {
+                let value = match part {
+                    Aggregated::Core => documents::core_versions(&self.options.server_address),
+                    Aggregated::Groups => {
+                        documents::group_list(groups().map(|group| (group.name, self.versions(group))))
+                    }
+                };
+                let mut response = negotiation::json(StatusCode::OK, &value);
+                response.headers_mut().insert(header::VARY, header::HeaderValue::from_static("Accept"));
+                return response;
+            }
+            Form::AggregatedV2 => "v2",
+            Form::AggregatedV2Beta1 => "v2beta1",
+        };
+        let tagged = self.aggregated[part as usize].get_or_init(|| {
+            let included = catalog().groups.iter().filter(|group| (part == Aggregated::Core) == group.name.is_empty());
+            let value = documents::aggregated(
+                included.map(|group| (group.name, self.versions(group))),
+                &*self.options.resource,
+            );
+            let etag = negotiation::etag(&value);
+            Tagged { value, etag }
+        });
+        negotiation::aggregated(&tagged.value, &tagged.etag, version, headers)
+    }
+
+    fn versions<'g>(&self, group: &'g Group) -> Vec<&'g GroupVersion> {
+        group.versions.iter().filter(|version| (self.options.group_version)(version)).collect()
+    }
+
+    fn resources(&self, group: &str, version: &str) -> Option<Value> {
+        let version =
+            catalog().group_version(group, version).filter(|version| (self.options.group_version)(version))?;
+        Some(documents::resource_list(version, &*self.options.resource))
+    }
+
+    /// What `/` lists: every path of discovery and those of others.
+    fn paths(&self) -> Value {
+        let mut paths: Vec<String> =
+            ["/api", "/apis", "/apis/", "/openapi/v2", "/openapi/v3", "/openapi/v3/", "/version"]
+                .into_iter()
+                .map(str::to_owned)
+                .chain(self.options.paths.iter().cloned())
+                .collect();
+        for group in &catalog().groups {
+            let versions = self.versions(group);
+            let base = if group.name.is_empty() { "/api".to_owned() } else { format!("/apis/{}", group.name) };
+            paths.extend(versions.iter().map(|version| format!("{base}/{}", version.version)));
+            if !versions.is_empty() {
+                paths.push(base);
+            }
+        }
+        paths.sort();
+        paths.dedup();
+        serde_json::json!({ "paths": paths })
+    }
+}
+
+enum Document {
+    /// One form only.
+    Plain(Value),
+    /// /api or /apis: plain or aggregated.
+    Root(Aggregated),
 }

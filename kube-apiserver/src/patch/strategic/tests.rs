@@ -102,7 +102,7 @@ fn merges_and_deletes_in_lists_of_scalars() {
     assert_eq!(result["metadata"]["finalizers"], json!(["c", "b"]));
     let patch = json!({"metadata": {"$setElementOrder/finalizers": ["c", "b"], "finalizers": ["c"]}});
     let result = patched(("", "Pod"), original.clone(), patch).unwrap();
-    assert_eq!(result["metadata"]["finalizers"], json!(["a", "c", "b"]));
+    assert_eq!(result["metadata"]["finalizers"], json!(["c", "a", "b"]));
     let refused = patched(("", "Pod"), original, json!({"metadata": {"$deleteFromPrimitiveList": ["a"]}})).unwrap_err();
     assert_eq!((refused.code(), refused.to_string().as_str()), (400, "invalid patch format of primitive list"));
 }
