@@ -1,1 +1,13 @@
-//! The Kubernetes scheduler.
+//! The Kubernetes scheduler: finds a node for every pod that has none.
+//!
+//! `queue` says which pod is next, `cache` what the cluster looks like, `framework` and `plugins` how to decide, `cycle` puts
+//! a decision into effect.
+
+pub mod cache;
+pub mod config;
+pub mod framework;
+pub mod metrics;
+pub mod plugins;
+pub mod queue;
+#[cfg(test)]
+pub(crate) mod testing;

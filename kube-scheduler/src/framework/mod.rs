@@ -1,0 +1,16 @@
+//! Extension points, profiles and the values that travel between them.
+
+pub mod bitset;
+pub mod diagnosis;
+pub mod events;
+pub mod memo;
+pub mod nodeselector;
+pub mod plugin;
+pub mod pod;
+pub mod profile;
+pub mod quantity;
+pub mod requests;
+pub mod selector;
+pub mod status;
+pub mod template;
+pub mod tolerations;
