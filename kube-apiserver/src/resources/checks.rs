@@ -107,7 +107,10 @@ pub(crate) fn label_selector(selector: &Value, path: &Path<'_>, errs: &mut Error
                 errs.required(&path.child("values"), "must be specified when `operator` is 'In' or 'NotIn'");
             }
             "Exists" | "DoesNotExist" if !values.is_empty() => {
-                errs.forbidden(&path.child("values"), "may not be specified when `operator` is 'Exists' or 'DoesNotExist'");
+                errs.forbidden(
+                    &path.child("values"),
+                    "may not be specified when `operator` is 'Exists' or 'DoesNotExist'",
+                );
             }
             "In" | "NotIn" | "Exists" | "DoesNotExist" => {}
             operator => errs.invalid(&path.child("operator"), operator, "not a valid selector operator"),
@@ -144,7 +147,14 @@ pub(crate) fn selector_matches(selector: &Value, labels: &Value) -> bool {
 }
 
 /// Complains when a member of status exceeds another.
-pub(crate) fn not_above(status: &Value, member: &str, limit: &str, detail: &str, path: &Path<'_>, errs: &mut ErrorList) {
+pub(crate) fn not_above(
+    status: &Value,
+    member: &str,
+    limit: &str,
+    detail: &str,
+    path: &Path<'_>,
+    errs: &mut ErrorList,
+) {
     let number = |name: &str| int_at(status, name).unwrap_or_default();
     if number(member) > number(limit) {
         errs.invalid(&path.child(member), number(member), detail);

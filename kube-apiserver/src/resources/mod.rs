@@ -19,6 +19,7 @@ mod names;
 pub mod pod;
 mod quantity;
 mod rules;
+mod service;
 pub mod table;
 mod value;
 
@@ -102,4 +103,4 @@ pub fn strategy(group: &str, resource: &str) -> &'static dyn Strategy {
 }
 
 /// Every kind's rules, one list per file.
-static ALL: &[&[&[rules::Rules]]] = &[&[pod::RULES, apps::RULES], core::RULES];
+static ALL: &[&[&[rules::Rules]]] = &[&[pod::RULES, apps::RULES, service::RULES], core::RULES];

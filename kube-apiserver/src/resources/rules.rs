@@ -204,7 +204,14 @@ static GENERIC: Rules = Rules::GENERIC;
 pub(crate) fn lookup(group: &str, resource: &str) -> &'static Rules {
     static INDEX: OnceLock<HashMap<(&'static str, &'static str), &'static Rules>> = OnceLock::new();
     let index = INDEX.get_or_init(|| {
-        super::ALL.iter().copied().flatten().copied().flatten().map(|rules| ((rules.group, rules.resource), rules)).collect()
+        super::ALL
+            .iter()
+            .copied()
+            .flatten()
+            .copied()
+            .flatten()
+            .map(|rules| ((rules.group, rules.resource), rules))
+            .collect()
     });
     index.get(&(group, resource)).copied().unwrap_or(&GENERIC)
 }

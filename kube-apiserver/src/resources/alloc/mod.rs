@@ -3,8 +3,40 @@
 //! The truth lives in the store: one `IPAddress` object per address and one bitmap object for node ports, so that two apiservers on one
 //! store never hand out the same number twice. What is kept in memory only makes the first guess a good one.
 
+use std::ops::RangeInclusive;
+
 use async_trait::async_trait;
+use ipnet::IpNet;
 use serde_json::Value;
+
+use super::field::ErrorList;
+
+mod families;
+mod ip;
+mod port;
+mod service;
+
+pub use service::{Allocators, Transaction};
+
+/// Why an allocation failed.
+#[derive(Debug, thiserror::Error)]
+pub enum AllocError {
+    /// The request asks for something it cannot have: an `Invalid` status on the Service.
+    #[error("{}", .0.message())]
+    Invalid(ErrorList),
+    /// The server cannot serve it: an `InternalError` status.
+    #[error("{0}")]
+    Internal(String),
+}
+
+/// What the allocators hand out.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// `--service-cluster-ip-range`: one range, or one per IP family; the first is the primary family.
+    pub service_cidrs: Vec<IpNet>,
+    /// `--service-node-port-range`.
+    pub node_ports: RangeInclusive<u16>,
+}
 
 /// Why a write of an allocation record failed.
 #[derive(Debug, thiserror::Error)]

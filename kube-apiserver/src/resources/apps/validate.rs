@@ -4,8 +4,8 @@ use serde_json::Value;
 
 use crate::resources::{
     checks::{
-        at_most_100_percent, immutable, int_or_percent, label, label_selector, non_negative, non_negative_all, not_above,
-        not_decremented, one_of, percent_or_int, selector_is_empty, selector_matches, shown,
+        at_most_100_percent, immutable, int_or_percent, label, label_selector, non_negative, non_negative_all,
+        not_above, not_decremented, one_of, percent_or_int, selector_is_empty, selector_matches, shown,
     },
     field::{ErrorList, Path},
     pod::template,
@@ -47,7 +47,10 @@ fn always_template(obj: &Value, kind: &str, errs: &mut ErrorList) {
         errs.not_supported(&path.child("spec.restartPolicy"), policy, &["Always"]);
     }
     if at(obj, "spec.template.spec.activeDeadlineSeconds").is_some() {
-        errs.forbidden(&path.child("spec.activeDeadlineSeconds"), format!("activeDeadlineSeconds in {kind} is not Supported"));
+        errs.forbidden(
+            &path.child("spec.activeDeadlineSeconds"),
+            format!("activeDeadlineSeconds in {kind} is not Supported"),
+        );
     }
 }
 

@@ -56,7 +56,12 @@ pub(crate) const RULES: &[Rules] = &[
         prepare_create: |account, _| {
             for reference in each(account, "secrets") {
                 if let Some(map) = reference.as_object_mut() {
-                    map.retain(|field, _| matches!(field.as_str(), "name" | "namespace" | "kind" | "apiVersion" | "uid" | "resourceVersion" | "fieldPath"));
+                    map.retain(|field, _| {
+                        matches!(
+                            field.as_str(),
+                            "name" | "namespace" | "kind" | "apiVersion" | "uid" | "resourceVersion" | "fieldPath"
+                        )
+                    });
                 }
             }
         },
@@ -72,7 +77,12 @@ fn config_map_row(obj: &Value, now: Timestamp) -> Row {
 }
 
 fn secret_row(obj: &Value, now: Timestamp) -> Row {
-    vec![name(obj), str_at(obj, "type").into(), map_at(obj, "data").map_or(0, serde_json::Map::len).into(), age(obj, now)]
+    vec![
+        name(obj),
+        str_at(obj, "type").into(),
+        map_at(obj, "data").map_or(0, serde_json::Map::len).into(),
+        age(obj, now),
+    ]
 }
 
 /// `stringData` is a write-only convenience: its entries become `data`.

@@ -114,7 +114,10 @@ fn row(obj: &Value, now: Timestamp) -> Row {
         }
         for port in ports {
             let number = int_at(port, "port").unwrap_or_default();
-            all.extend(ips.clone().map(|ip| if ip.contains(':') { format!("[{ip}]:{number}") } else { format!("{ip}:{number}") }));
+            all.extend(
+                ips.clone()
+                    .map(|ip| if ip.contains(':') { format!("[{ip}]:{number}") } else { format!("{ip}:{number}") }),
+            );
         }
     }
     let shown = all.iter().take(SHOWN).map(String::as_str).collect::<Vec<_>>().join(",");

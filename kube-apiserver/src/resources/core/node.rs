@@ -47,9 +47,7 @@ pub(crate) const RULES: &[Rules] = &[Rules {
     },
     validate,
     validate_update,
-    fields: &[
-        ("spec.unschedulable", |obj| bool_at(obj, "spec.unschedulable").to_string()),
-    ],
+    fields: &[("spec.unschedulable", |obj| bool_at(obj, "spec.unschedulable").to_string())],
     field_labels: &["metadata.name", "spec.unschedulable"],
     columns: COLUMNS,
     row,
@@ -62,11 +60,7 @@ fn validate(obj: &Value, errs: &mut ErrorList) {
     let cidrs = list_at(obj, "spec.podCIDRs");
     for (i, cidr) in cidrs.iter().filter_map(Value::as_str).enumerate() {
         if cidr.parse::<ipnet::IpNet>().is_err() {
-            errs.invalid(
-                &path.index(i),
-                cidr,
-                "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)",
-            );
+            errs.invalid(&path.index(i), cidr, "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)");
         }
     }
     let v6 = |cidr: &Value| cidr.as_str().is_some_and(|text| text.contains(':'));
@@ -86,7 +80,12 @@ fn taints(obj: &Value, errs: &mut ErrorList) {
         if !complaints.is_empty() {
             errs.invalid(&path.child("value"), value, complaints.join(";"));
         }
-        checks::one_of(str_at(taint, "effect"), &["NoSchedule", "PreferNoSchedule", "NoExecute"], &path.child("effect"), errs);
+        checks::one_of(
+            str_at(taint, "effect"),
+            &["NoSchedule", "PreferNoSchedule", "NoExecute"],
+            &path.child("effect"),
+            errs,
+        );
         let same = |other: &&Value| other.get("key") == taint.get("key") && other.get("effect") == taint.get("effect");
         if taints[..i].iter().any(|other| same(&other)) {
             errs.duplicate(&path, taint.clone());
@@ -112,7 +111,10 @@ fn validate_update(new: &Value, old: &Value, sub: Option<&str>, errs: &mut Error
         errs.forbidden(&Path::root("spec.podCIDRs"), "node updates may not change podCIDR except from \"\" to valid");
     }
     if is_set(old, "spec.providerID") && !same_at(new, old, "spec.providerID") {
-        errs.forbidden(&Path::root("spec.providerID"), "node updates may not change providerID except from \"\" to valid");
+        errs.forbidden(
+            &Path::root("spec.providerID"),
+            "node updates may not change providerID except from \"\" to valid",
+        );
     }
 }
 

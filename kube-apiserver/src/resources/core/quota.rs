@@ -69,8 +69,15 @@ fn amounts(obj: &Value, at: &str, errs: &mut ErrorList) {
         let is_count = resource.starts_with("count/")
             || matches!(
                 resource,
-                "pods" | "services" | "secrets" | "configmaps" | "replicationcontrollers" | "resourcequotas"
-                    | "persistentvolumeclaims" | "services.nodeports" | "services.loadbalancers"
+                "pods"
+                    | "services"
+                    | "secrets"
+                    | "configmaps"
+                    | "replicationcontrollers"
+                    | "resourcequotas"
+                    | "persistentvolumeclaims"
+                    | "services.nodeports"
+                    | "services.loadbalancers"
             );
         if is_count && !amount.is_whole() {
             errs.invalid(&path, text, "must be an integer");
@@ -150,16 +157,24 @@ fn limit_range(obj: &Value, errs: &mut ErrorList) {
             }
         }
         let amount = |list: &str, resource: &str| {
-            at(limit, list).and_then(|map| map.get(resource)).and_then(|v| Some((v.as_str()?.to_string(), Quantity::of(v)?)))
+            at(limit, list)
+                .and_then(|map| map.get(resource))
+                .and_then(|v| Some((v.as_str()?.to_string(), Quantity::of(v)?)))
         };
-        for resource in ["max", "min", "default", "defaultRequest"].iter().flat_map(|list| strings_at(limit, list)).map(|(r, _)| r) {
+        for resource in
+            ["max", "min", "default", "defaultRequest"].iter().flat_map(|list| strings_at(limit, list)).map(|(r, _)| r)
+        {
             let path_min = path.child("min");
             let above = |low: &str, high: &str| match (amount(low, resource), amount(high, resource)) {
                 (Some((low, a)), Some((high, b))) if a.compare(b).is_gt() => Some((low, high)),
                 _ => None,
             };
             if let Some((min, max)) = above("min", "max") {
-                errs.invalid(&path_min.key(resource), min.clone(), format!("min value {min} is greater than max value {max}"));
+                errs.invalid(
+                    &path_min.key(resource),
+                    min.clone(),
+                    format!("min value {min} is greater than max value {max}"),
+                );
             }
             if let Some((request, max)) = above("defaultRequest", "max") {
                 errs.invalid(

@@ -111,7 +111,12 @@ fn source_names(spec: &Value) -> Vec<&str> {
         "nodeAffinity",
         "volumeAttributesClassName",
     ];
-    spec.as_object().into_iter().flatten().map(|(name, _)| name.as_str()).filter(|name| !COMMON.contains(name)).collect()
+    spec.as_object()
+        .into_iter()
+        .flatten()
+        .map(|(name, _)| name.as_str())
+        .filter(|name| !COMMON.contains(name))
+        .collect()
 }
 
 fn volume(obj: &Value, errs: &mut ErrorList) {

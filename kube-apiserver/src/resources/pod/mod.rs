@@ -9,9 +9,7 @@ use super::{
     metadata::time,
     names,
     rules::Rules,
-    value::{
-        at, bool_at, each, existing, int_at, keep_old, list_at, map_at, member, remove, set, str_at, strings_at,
-    },
+    value::{at, bool_at, each, existing, int_at, keep_old, list_at, map_at, member, remove, set, str_at, strings_at},
 };
 
 pub(crate) mod defaults;
@@ -220,7 +218,9 @@ pub fn bind(pod: &mut Value, binding: &Value, now: Timestamp) -> Result<(), Stri
     }
     if let Some(meta) = member(pod, "metadata") {
         for kind in ["annotations", "labels"] {
-            let Some(extra) = map_at(binding, &format!("metadata.{kind}")).filter(|map| !map.is_empty()) else { continue };
+            let Some(extra) = map_at(binding, &format!("metadata.{kind}")).filter(|map| !map.is_empty()) else {
+                continue;
+            };
             if let Some(map) = member(meta, kind) {
                 extra.iter().for_each(|(key, value)| set(map, key, value.clone()));
             }
@@ -293,7 +293,8 @@ mod tests {
 
     #[test]
     fn grace_comes_from_request_then_spec() {
-        let pod = json!({"spec": {"nodeName": "n", "terminationGracePeriodSeconds": 30}, "status": {"phase": "Running"}});
+        let pod =
+            json!({"spec": {"nodeName": "n", "terminationGracePeriodSeconds": 30}, "status": {"phase": "Running"}});
         assert_eq!(graceful_delete(&pod, None), Deletion::Graceful(30));
         assert_eq!(graceful_delete(&pod, Some(5)), Deletion::Graceful(5));
         let pending = json!({"spec": {"terminationGracePeriodSeconds": 30}});

@@ -18,7 +18,8 @@ const RESOURCES: [&str; 2] = ["cpu", "memory"];
 fn add(sums: &mut [Option<Quantity>; 2], resources: &Value, kind: &str) -> bool {
     let mut all = true;
     for (sum, name) in sums.iter_mut().zip(RESOURCES) {
-        let amount = resources.get(kind).and_then(|list| list.get(name)).and_then(Quantity::of).filter(|q| q.sign() > 0);
+        let amount =
+            resources.get(kind).and_then(|list| list.get(name)).and_then(Quantity::of).filter(|q| q.sign() > 0);
         all &= amount.is_some();
         *sum = match (*sum, amount) {
             (Some(sum), Some(more)) => Some(sum.plus(more)),

@@ -1,0 +1,394 @@
+//! Validation of Services.
+
+use serde_json::{Value, json};
+
+use super::{externally_accessible, is_headless, needs_cluster_ip, needs_health_check_port};
+use crate::resources::{
+    checks,
+    field::{ErrorList, Path},
+    metadata, names,
+    value::{at, int_at, is_set, list_at, same_at, str_at, strings_at},
+};
+
+const SPEC: Path<'static> = Path::root("spec");
+const IP_TEXT: &str = "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)";
+const CIDR_TEXT: &str = "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)";
+
+pub(super) fn service(obj: &Value, old: Option<&Value>, errs: &mut ErrorList) {
+    let kind = str_at(obj, "spec.type");
+    let headless = is_headless(obj);
+    let ports = list_at(obj, "spec.ports");
+    if ports.is_empty() && !headless && kind != "ExternalName" {
+        errs.required(&SPEC.child("ports"), "");
+    }
+    if headless && matches!(kind, "LoadBalancer" | "NodePort") {
+        let path = SPEC.child("clusterIPs");
+        errs.invalid(&path.index(0), "None", format!("may not be set to 'None' for {kind} services"));
+    }
+    if kind == "ExternalName" {
+        external_name(obj, errs);
+    }
+    for (i, port) in ports.iter().enumerate() {
+        service_port(port, i, ports, errs);
+    }
+    metadata::labels(strings_at(obj, "spec.selector"), &SPEC.child("selector"), errs);
+    session_affinity(obj, errs);
+    validate_cluster_ips(obj, old, errs);
+    external_ips(obj, old, errs);
+    checks::one_of(kind, &["ClusterIP", "ExternalName", "LoadBalancer", "NodePort"], &SPEC.child("type"), errs);
+    port_conflicts(obj, kind, errs);
+    load_balancer(obj, kind, errs);
+    traffic_policies(obj, kind, errs);
+}
+
+fn external_name(obj: &Value, errs: &mut ErrorList) {
+    for field in ["clusterIPs", "ipFamilies", "ipFamilyPolicy"] {
+        if is_set(obj, &format!("spec.{field}")) {
+            errs.forbidden(&SPEC.child(field), "may not be set for ExternalName services");
+        }
+    }
+    let name = str_at(obj, "spec.externalName");
+    match name.strip_suffix('.').unwrap_or(name) {
+        "" => errs.required(&SPEC.child("externalName"), ""),
+        name => checks::subdomain(name, &SPEC.child("externalName"), errs),
+    }
+}
+
+fn service_port(port: &Value, i: usize, all: &[Value], errs: &mut ErrorList) {
+    let ports = SPEC.child("ports");
+    let path = ports.index(i);
+    match str_at(port, "name") {
+        "" if all.len() > 1 => errs.required(&path.child("name"), ""),
+        "" => {}
+        name => {
+            checks::label(name, &path.child("name"), errs);
+            if all[..i].iter().any(|other| str_at(other, "name") == name) {
+                errs.duplicate(&path.child("name"), name);
+            }
+        }
+    }
+    checks::port(int_at(port, "port").unwrap_or_default(), &path.child("port"), errs);
+    checks::one_of(str_at(port, "protocol"), &["SCTP", "TCP", "UDP"], &path.child("protocol"), errs);
+    checks::port_or_name(port.get("targetPort"), &path.child("targetPort"), errs);
+    let app = str_at(port, "appProtocol");
+    if !app.is_empty() {
+        checks::qualified(app, &path.child("appProtocol"), errs);
+    }
+}
+
+fn session_affinity(obj: &Value, errs: &mut ErrorList) {
+    let affinity = str_at(obj, "spec.sessionAffinity");
+    checks::one_of(affinity, &["ClientIP", "None"], &SPEC.child("sessionAffinity"), errs);
+    let path = SPEC.child("sessionAffinityConfig");
+    match affinity {
+        "ClientIP" => {
+            let timeout = int_at(obj, "spec.sessionAffinityConfig.clientIP.timeoutSeconds");
+            let needed = "when session affinity type is ClientIP";
+            match timeout {
+                None if at(obj, "spec.sessionAffinityConfig").is_none() => errs.required(&path, needed),
+                None if at(obj, "spec.sessionAffinityConfig.clientIP").is_none() => {
+                    errs.required(&path.child("clientIP"), needed);
+                }
+                None => errs.required(&path.child("clientIP.timeoutSeconds"), needed),
+                Some(seconds) if !(1..=86400).contains(&seconds) => {
+                    errs.invalid(
+                        &path.child("clientIP.timeoutSeconds"),
+                        seconds,
+                        "must be greater than 0 and less than 86400",
+                    );
+                }
+                Some(_) => {}
+            }
+        }
+        "None" if at(obj, "spec.sessionAffinityConfig").is_some() => {
+            errs.forbidden(&path, "must not be set when session affinity is None");
+        }
+        _ => {}
+    }
+}
+
+fn external_ips(obj: &Value, old: Option<&Value>, errs: &mut ErrorList) {
+    let path = SPEC.child("externalIPs");
+    let known = old.map(|old| list_at(old, "spec.externalIPs")).unwrap_or_default();
+    for (i, ip) in list_at(obj, "spec.externalIPs").iter().enumerate() {
+        if known.contains(ip) {
+            continue;
+        }
+        let text = ip.as_str().unwrap_or_default();
+        let path = path.index(i);
+        match names::ip(text) {
+            None => errs.invalid(&path, text, IP_TEXT),
+            Some(ip) if ip.is_unspecified() => errs.invalid(&path, text, format!("may not be unspecified ({text})")),
+            Some(ip) if ip.is_loopback() => {
+                errs.invalid(&path, text, "may not be in the loopback range (127.0.0.0/8, ::1/128)");
+            }
+            Some(_) => {}
+        }
+    }
+}
+
+fn port_conflicts(obj: &Value, kind: &str, errs: &mut ErrorList) {
+    let root = SPEC.child("ports");
+    let ports = list_at(obj, "spec.ports");
+    let node_port = |port: &Value| int_at(port, "nodePort").unwrap_or_default();
+    for (i, port) in ports.iter().enumerate() {
+        let node = node_port(port);
+        if node != 0 && kind == "ClusterIP" {
+            errs.forbidden(&root.index(i).child("nodePort"), "may not be used when `type` is 'ClusterIP'");
+        }
+    }
+    let protocol = |port: &Value| str_at(port, "protocol").to_string();
+    for (i, port) in ports.iter().enumerate() {
+        let node = node_port(port);
+        if node != 0 && ports[..i].iter().any(|o| node_port(o) == node && protocol(o) == protocol(port)) {
+            errs.duplicate(&root.index(i).child("nodePort"), node);
+        }
+    }
+    for (i, port) in ports.iter().enumerate() {
+        let number = int_at(port, "port").unwrap_or_default();
+        if ports[..i].iter().any(|o| int_at(o, "port") == Some(number) && protocol(o) == protocol(port)) {
+            let shown = json!({"Name": "", "Protocol": protocol(port), "AppProtocol": null, "Port": number, "TargetPort": 0, "NodePort": 0});
+            errs.duplicate(&root.index(i), shown);
+        }
+    }
+}
+
+fn load_balancer(obj: &Value, kind: &str, errs: &mut ErrorList) {
+    let only = "may only be used when `type` is 'LoadBalancer'";
+    let ranges = list_at(obj, "spec.loadBalancerSourceRanges");
+    let path = SPEC.child("LoadBalancerSourceRanges");
+    if !ranges.is_empty() && kind != "LoadBalancer" {
+        errs.forbidden(&path, only);
+    }
+    for (i, range) in ranges.iter().filter_map(Value::as_str).map(str::trim).enumerate() {
+        if range.parse::<ipnet::IpNet>().is_err() {
+            errs.invalid(&path.index(i), range, CIDR_TEXT);
+        }
+    }
+    let allocate = at(obj, "spec.allocateLoadBalancerNodePorts");
+    if allocate.is_some() && kind != "LoadBalancer" {
+        errs.forbidden(&SPEC.child("allocateLoadBalancerNodePorts"), only);
+    }
+    if allocate.is_none() && kind == "LoadBalancer" {
+        errs.required(&Path::root("allocateLoadBalancerNodePorts"), "");
+    }
+    if let Some(class) = at(obj, "spec.loadBalancerClass").and_then(Value::as_str) {
+        let path = SPEC.child("loadBalancerClass");
+        if kind == "LoadBalancer" {
+            checks::qualified(class, &path, errs);
+        } else {
+            errs.forbidden(&path, only);
+        }
+    }
+}
+
+fn traffic_policies(obj: &Value, kind: &str, errs: &mut ErrorList) {
+    let external = str_at(obj, "spec.externalTrafficPolicy");
+    let path = SPEC.child("externalTrafficPolicy");
+    if externally_accessible(obj) {
+        checks::one_of(external, &["Cluster", "Local"], &path, errs);
+    } else if !external.is_empty() {
+        errs.invalid(&path, external, "may only be set for externally-accessible services");
+    }
+    let health = int_at(obj, "spec.healthCheckNodePort").unwrap_or_default();
+    let path = SPEC.child("healthCheckNodePort");
+    if needs_health_check_port(obj) {
+        if health == 0 {
+            errs.required(&path, "");
+        } else {
+            checks::port(health, &path, errs);
+        }
+    } else if health != 0 {
+        errs.invalid(
+            &path,
+            health,
+            "may only be set when `type` is 'LoadBalancer' and `externalTrafficPolicy` is 'Local'",
+        );
+    }
+    let internal = str_at(obj, "spec.internalTrafficPolicy");
+    let path = SPEC.child("internalTrafficPolicy");
+    if !internal.is_empty() || matches!(kind, "NodePort" | "LoadBalancer" | "ClusterIP") {
+        checks::one_of(internal, &["Cluster", "Local"], &path, errs);
+    }
+    if let Some(distribution) = at(obj, "spec.trafficDistribution").and_then(Value::as_str) {
+        let supported = ["PreferClose", "PreferSameZone", "PreferSameNode"];
+        if !supported.contains(&distribution) {
+            errs.not_supported(&SPEC.child("trafficDistribution"), distribution, &supported);
+        }
+    }
+}
+
+/// `clusterIP`, `clusterIPs`, `ipFamilies` and `ipFamilyPolicy` against each other.
+pub(crate) fn validate_cluster_ips(obj: &Value, old: Option<&Value>, errs: &mut ErrorList) {
+    if str_at(obj, "spec.type") == "ExternalName" {
+        return;
+    }
+    let ips = list_at(obj, "spec.clusterIPs");
+    let families = list_at(obj, "spec.ipFamilies");
+    let path = SPEC.child("clusterIPs");
+    let first = str_at(obj, "spec.clusterIP");
+    match (first, ips) {
+        ("", []) => {}
+        ("", _) => errs.invalid(&path, ips.to_vec(), "must be empty when `clusterIP` is not specified"),
+        (_, []) => errs.required(&path, ""),
+        (first, [head, ..]) if head != first => {
+            errs.invalid(&path, ips.to_vec(), "first value must match `clusterIP`");
+        }
+        _ => {}
+    }
+    let families_path = SPEC.child("ipFamilies");
+    for (i, family) in families.iter().enumerate() {
+        let text = family.as_str().unwrap_or_default();
+        if !matches!(text, "IPv4" | "IPv6") {
+            errs.not_supported(&families_path.index(i), text, &["IPv4", "IPv6"]);
+        }
+        if families[..i].contains(family) {
+            errs.duplicate(&families_path.index(i), text);
+        }
+    }
+    let policy = str_at(obj, "spec.ipFamilyPolicy");
+    let policies = ["PreferDualStack", "RequireDualStack", "SingleStack"];
+    if !policy.is_empty() && !policies.contains(&policy) {
+        errs.not_supported(&SPEC.child("ipFamilyPolicy"), policy, &policies);
+    }
+    if well_formed(ips, old, errs) {
+        against_families(ips, families, is_headless(obj), errs);
+    }
+}
+
+fn well_formed(ips: &[Value], old: Option<&Value>, errs: &mut ErrorList) -> bool {
+    let path = SPEC.child("clusterIPs");
+    let known = old.map(|old| list_at(old, "spec.clusterIPs")).unwrap_or_default();
+    let mut good = true;
+    for (i, ip) in ips.iter().enumerate() {
+        let text = ip.as_str().unwrap_or_default();
+        if i == 0 && text == "None" {
+            if ips.len() > 1 {
+                good = false;
+                errs.invalid(&path, ips.to_vec(), "'None' must be the first and only value");
+            }
+        } else if !known.contains(ip) && names::ip(text).is_none() {
+            good = false;
+            errs.invalid(&path.index(i), text, IP_TEXT);
+        }
+    }
+    if ips.len() > 2 {
+        errs.invalid(&path, ips.to_vec(), "may only hold up to 2 values");
+    }
+    good
+}
+
+fn against_families(ips: &[Value], families: &[Value], headless: bool, errs: &mut ErrorList) {
+    let path = SPEC.child("clusterIPs");
+    let v6 = |ip: &Value| ip.as_str().is_some_and(|text| text.contains(':'));
+    if ips.len() > 1 && (v6(&ips[0]) == v6(&ips[1]) || ips.len() > 2) {
+        errs.invalid(&path, ips.to_vec(), "may specify no more than one IP for each IP family");
+    }
+    if headless {
+        return;
+    }
+    for (i, (ip, family)) in ips.iter().zip(families).enumerate() {
+        let (family, text) = (family.as_str().unwrap_or_default(), ip.as_str().unwrap_or_default());
+        if (family == "IPv4" && v6(ip)) || (family == "IPv6" && !v6(ip)) {
+            errs.invalid(&path.index(i), text, format!("expected an {family} value as indicated by `ipFamilies[{i}]`"));
+        }
+    }
+}
+
+pub(super) fn update(new: &Value, old: &Value, sub: Option<&str>, errs: &mut ErrorList) {
+    if sub == Some("status") {
+        balancer_status(new, errs);
+        return;
+    }
+    let external = |obj: &Value| !needs_cluster_ip(obj);
+    if !external(new) && !external(old) {
+        keep_addresses(new, old, errs);
+        if is_headless(new) == is_headless(old) && !is_headless(new) {
+            keep_families(new, old, errs);
+        }
+    }
+    let balancer = |obj: &Value| str_at(obj, "spec.type") == "LoadBalancer";
+    if balancer(new) && balancer(old) && !same_at(new, old, "spec.loadBalancerClass") {
+        errs.invalid(
+            &SPEC.child("loadBalancerClass"),
+            checks::shown(new, "spec.loadBalancerClass"),
+            "may not change once set",
+        );
+    }
+    if needs_health_check_port(new) && needs_health_check_port(old) && !same_at(new, old, "spec.healthCheckNodePort") {
+        errs.forbidden(&SPEC.child("healthCheckNodePort"), "field is immutable");
+    }
+    service(new, Some(old), errs);
+}
+
+fn keep_addresses(new: &Value, old: &Value, errs: &mut ErrorList) {
+    if is_headless(new) && is_headless(old) {
+        return;
+    }
+    let path = SPEC.child("clusterIPs");
+    let (now, before) = (list_at(new, "spec.clusterIPs"), list_at(old, "spec.clusterIPs"));
+    if now.len() == before.len() {
+        for (i, _) in before.iter().enumerate().filter(|(i, ip)| now[*i] != **ip) {
+            errs.invalid(&path.index(i), now.to_vec(), "may not change once set");
+        }
+        return;
+    }
+    if now.is_empty() {
+        errs.invalid(&path.index(0), Value::Null, "primary clusterIP can not be unset");
+    } else if !before.is_empty() && now.first() != before.first() {
+        errs.invalid(&path.index(0), now.to_vec(), "may not change once set");
+    }
+    if before.len() > now.len() && now.len() == 1 && str_at(new, "spec.ipFamilyPolicy") != "SingleStack" {
+        errs.invalid(
+            &SPEC.child("ipFamilyPolicy"),
+            checks::shown(new, "spec.ipFamilyPolicy"),
+            "must be set to 'SingleStack' when releasing the secondary clusterIP",
+        );
+    }
+}
+
+fn keep_families(new: &Value, old: &Value, errs: &mut ErrorList) {
+    let path = SPEC.child("ipFamilies");
+    let (now, before) = (list_at(new, "spec.ipFamilies"), list_at(old, "spec.ipFamilies"));
+    if !now.is_empty() && !before.is_empty() && now.first() != before.first() {
+        errs.invalid(&path.index(0), now.to_vec(), "may not change once set");
+    }
+    if before.len() > now.len() && now.len() == 1 && str_at(new, "spec.ipFamilyPolicy") != "SingleStack" {
+        errs.invalid(
+            &SPEC.child("ipFamilyPolicy"),
+            checks::shown(new, "spec.ipFamilyPolicy"),
+            "must be set to 'SingleStack' when releasing the secondary ipFamily",
+        );
+    }
+}
+
+fn balancer_status(obj: &Value, errs: &mut ErrorList) {
+    let root = Path::root("status.loadBalancer.ingress");
+    let ingress = list_at(obj, "status.loadBalancer.ingress");
+    if !ingress.is_empty() && str_at(obj, "spec.type") != "LoadBalancer" {
+        errs.forbidden(&root, "may only be used when `spec.type` is 'LoadBalancer'");
+        return;
+    }
+    for (i, entry) in ingress.iter().enumerate() {
+        let path = root.index(i);
+        let ip = str_at(entry, "ip");
+        if !ip.is_empty() && names::ip(ip).is_none() {
+            errs.invalid(&path.child("ip"), ip, IP_TEXT);
+        }
+        let mode = str_at(entry, "ipMode");
+        if !ip.is_empty() && mode.is_empty() {
+            errs.required(&path.child("ipMode"), "must be specified when `ip` is set");
+        } else if ip.is_empty() && !mode.is_empty() {
+            errs.forbidden(&path.child("ipMode"), "may not be specified when `ip` is not set");
+        } else if !mode.is_empty() && !matches!(mode, "VIP" | "Proxy") {
+            errs.not_supported(&path.child("ipMode"), mode, &["Proxy", "VIP"]);
+        }
+        let hostname = str_at(entry, "hostname");
+        if !hostname.is_empty() {
+            checks::subdomain(hostname, &path.child("hostname"), errs);
+            if names::ip(hostname).is_some() {
+                errs.invalid(&path.child("hostname"), hostname, "must be a DNS name, not an IP address");
+            }
+        }
+    }
+}
