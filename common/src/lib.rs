@@ -6,6 +6,7 @@ pub mod api;
 pub mod client;
 pub mod config;
 pub mod informer;
+pub mod meta;
 pub mod runtime;
 pub mod schema;
 pub mod serving;

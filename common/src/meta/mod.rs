@@ -1,0 +1,12 @@
+//! Pure rules over API metadata: quantities, selectors, owners, conditions, names, int-or-percent.
+
+pub mod conditions;
+pub mod intstr;
+pub mod names;
+pub mod owner;
+pub mod quantity;
+pub mod selector;
+
+pub use owner::{controller_of, new_controller_ref};
+pub use quantity::Quantity;
+pub use selector::{FieldSelector, LabelSelector};
