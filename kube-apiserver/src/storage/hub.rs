@@ -199,6 +199,11 @@ impl Subscription {
         }
     }
 
+    /// Whether the ring reaches back to the position.
+    pub fn reachable(&self) -> bool {
+        self.position >= self.hub.state.lock().floor
+    }
+
     /// The revision that somebody waits for, 0 when nobody does.
     pub fn wanted(&self) -> Revision {
         self.subscriber.wanted.load(Ordering::Acquire)
