@@ -5,6 +5,8 @@
 pub mod api;
 pub mod client;
 pub mod config;
+pub mod election;
+pub mod events;
 pub mod informer;
 pub mod meta;
 pub mod runtime;

@@ -1,0 +1,333 @@
+//! Leader election over a Lease with upstream's timing rules: acquire with jitter, renew within a deadline, release at the end.
+
+use std::{future::Future, sync::OnceLock, time::Duration};
+
+use jiff::Timestamp;
+use k8s_openapi::{
+    api::{
+        coordination::v1::{Lease, LeaseSpec},
+        core::v1::ObjectReference,
+    },
+    apimachinery::pkg::apis::meta::v1::MicroTime,
+};
+use kube::{
+    Api, Client,
+    api::{ObjectMeta, PostParams},
+};
+use prometheus::{GaugeVec, Opts};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    config::flags::LeaderElection,
+    events::{EventType, Recorder},
+    telemetry,
+};
+
+/// The lease was lost while leading: the daemon must stop at once.
+#[derive(Debug, thiserror::Error)]
+#[error("leaderelection lost: lease {namespace}/{name} could not be renewed within the renew deadline")]
+pub struct LeadershipLost {
+    namespace: String,
+    name: String,
+}
+
+/// `<hostname>_<uuid>`: who we are in the Lease.
+pub fn identity() -> String {
+    let hostname = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    format!("{}_{}", hostname.trim(), uuid::Uuid::new_v4())
+}
+
+/// Waits for leadership, then runs `on_started` while renewing the lease.
+///
+/// Without `--leader-elect` it just runs `on_started`. The token given to it is cancelled at shutdown; when it has finished, the lease
+/// is released. Losing the lease drops `on_started` and is an error, after which the daemon exits. `component` names the lease
+/// (unless a flag does) and the event source; `identity` is normally [`identity()`].
+pub async fn run<F, Fut>(
+    client: Client,
+    flags: &LeaderElection,
+    component: &str,
+    identity: String,
+    shutdown: CancellationToken,
+    on_started: F,
+) -> anyhow::Result<()>
+where
+    F: FnOnce(CancellationToken) -> Fut,
+    Fut: Future<Output = anyhow::Result<()>>,
+{
+    if !flags.leader_elect {
+        return on_started(shutdown).await;
+    }
+    validate(flags)?;
+    let recorder = Recorder::new(client.clone(), component, "");
+    let mut elector = Elector::new(client, flags, component, identity);
+    tracing::info!(lease = elector.describe(), "attempting to acquire leader lease");
+    if !elector.acquire(&shutdown).await {
+        return Ok(());
+    }
+    tracing::info!(lease = elector.describe(), "successfully acquired lease");
+    let (lease, identity) = (elector.reference(), elector.identity.clone());
+    recorder.event(&lease, EventType::Normal, "LeaderElection", format!("{identity} became leader"));
+    master_status(&elector.name, 1.0);
+
+    let name = elector.name.clone();
+    let (lost, stop) = (elector.lost(), CancellationToken::new());
+    let stop_renewing = stop.clone();
+    let mut renewing = tokio::spawn(async move { elector.renew(&stop_renewing).await });
+    let result = tokio::select! {
+        result = on_started(shutdown.clone()) => {
+            stop.cancel();
+            // Wait for the release; it has its own deadline.
+            renewing.await.ok();
+            result
+        }
+        _ = &mut renewing => Err(lost.into()),
+    };
+    master_status(&name, 0.0);
+    recorder.event(&lease, EventType::Normal, "LeaderElection", format!("{identity} stopped leading"));
+    result
+}
+
+fn validate(flags: &LeaderElection) -> anyhow::Result<()> {
+    let (lease, renew, retry) =
+        (flags.leader_elect_lease_duration, flags.leader_elect_renew_deadline, flags.leader_elect_retry_period);
+    anyhow::ensure!(flags.leader_elect_resource_lock == "leases", "--leader-elect-resource-lock must be \"leases\"");
+    anyhow::ensure!(lease > renew, "leaseDuration must be greater than renewDeadline");
+    anyhow::ensure!(renew > retry.mul_f64(JITTER), "renewDeadline must be greater than retryPeriod*JitterFactor");
+    anyhow::ensure!(
+        lease.as_secs() >= 1 && !retry.is_zero(),
+        "leaseDuration and retryPeriod must be greater than zero"
+    );
+    Ok(())
+}
+
+const JITTER: f64 = 1.2;
+
+fn master_status(name: &str, value: f64) {
+    static GAUGE: OnceLock<Option<GaugeVec>> = OnceLock::new();
+    let help = "Gauge of if the reporting system is master of the relevant lease, 0 indicates backup, 1 indicates master. 'name' is the string used to identify the lease. Please make sure to group by name.";
+    let gauge = GAUGE.get_or_init(|| {
+        GaugeVec::new(Opts::new("leader_election_master_status", help), &["name"]).ok().map(telemetry::register)
+    });
+    gauge.iter().for_each(|gauge| gauge.with_label_values(&[name]).set(value));
+}
+
+struct Elector {
+    api: Api<Lease>,
+    namespace: String,
+    name: String,
+    identity: String,
+    lease_duration: Duration,
+    renew_deadline: Duration,
+    retry_period: Duration,
+    /// The lease as last seen, and when it last changed by our clock (never by the holder's).
+    observed: Option<Lease>,
+    observed_at: Instant,
+}
+
+impl Elector {
+    fn new(client: Client, flags: &LeaderElection, component: &str, identity: String) -> Self {
+        let namespace = flags.leader_elect_resource_namespace.clone();
+        master_status(flags.leader_elect_resource_name.as_deref().unwrap_or(component), 0.0);
+        Self {
+            api: Api::namespaced(client, &namespace),
+            namespace,
+            name: flags.leader_elect_resource_name.clone().unwrap_or_else(|| component.to_owned()),
+            identity,
+            lease_duration: flags.leader_elect_lease_duration,
+            renew_deadline: flags.leader_elect_renew_deadline,
+            retry_period: flags.leader_elect_retry_period,
+            observed: None,
+            observed_at: Instant::now(),
+        }
+    }
+
+    fn describe(&self) -> String {
+        format!("{}/{}", self.namespace, self.name)
+    }
+
+    fn lost(&self) -> LeadershipLost {
+        LeadershipLost { namespace: self.namespace.clone(), name: self.name.clone() }
+    }
+
+    fn reference(&self) -> ObjectReference {
+        ObjectReference {
+            api_version: Some("coordination.k8s.io/v1".into()),
+            kind: Some("Lease".into()),
+            namespace: Some(self.namespace.clone()),
+            name: Some(self.name.clone()),
+            ..ObjectReference::default()
+        }
+    }
+
+    /// Tries until we lead; false when cancelled before.
+    async fn acquire(&mut self, shutdown: &CancellationToken) -> bool {
+        loop {
+            let attempt = tokio::time::timeout(self.renew_deadline, self.acquire_or_renew());
+            tokio::select! {
+                () = shutdown.cancelled() => return false,
+                outcome = attempt => if matches!(outcome, Ok(true)) { return true },
+            }
+            let pause = self.retry_period.mul_f64(1.0 + rand::random_range(0.0..JITTER));
+            tokio::select! {
+                () = shutdown.cancelled() => return false,
+                () = tokio::time::sleep(pause) => {}
+            }
+        }
+    }
+
+    /// Renews until told to stop (then releases the lease) or until the deadline passes without success.
+    async fn renew(&mut self, stop: &CancellationToken) {
+        let mut deadline = Instant::now() + self.renew_deadline;
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return self.release().await,
+                () = tokio::time::sleep(self.retry_period) => {}
+            }
+            match tokio::time::timeout_at(deadline, self.acquire_or_renew()).await {
+                Ok(true) => deadline = Instant::now() + self.renew_deadline,
+                _ if Instant::now() >= deadline => {
+                    return tracing::error!(lease = self.describe(), "failed to renew lease");
+                }
+                _ => {}
+            }
+        }
+    }
+
+    async fn acquire_or_renew(&mut self) -> bool {
+        match self.try_once().await {
+            Ok(leading) => leading,
+            Err(error) => {
+                // Another writer may have been faster: look at the lease afresh next time.
+                tracing::warn!(
+                    lease = self.describe(),
+                    error = crate::client::causes(&error),
+                    "failed to acquire or renew lease"
+                );
+                false
+            }
+        }
+    }
+
+    async fn try_once(&mut self) -> Result<bool, kube::Error> {
+        let Some(current) = self.api.get_opt(&self.name).await? else {
+            let lease = self.wanted(None, Timestamp::now());
+            let created = self.api.create(&PostParams::default(), &lease).await?;
+            self.observe(created);
+            return Ok(true);
+        };
+        self.observe(current.clone());
+        if !may_take(current.spec.as_ref(), &self.identity, self.observed_at + self.lease_duration > Instant::now()) {
+            return Ok(false);
+        }
+        let lease = self.wanted(Some(current), Timestamp::now());
+        let updated = self.api.replace(&self.name, &PostParams::default(), &lease).await?;
+        self.observe(updated);
+        Ok(true)
+    }
+
+    fn observe(&mut self, lease: Lease) {
+        if self.observed.as_ref().and_then(|old| old.spec.as_ref()) != lease.spec.as_ref() {
+            self.observed_at = Instant::now();
+        }
+        self.observed = Some(lease);
+    }
+
+    fn wanted(&self, current: Option<Lease>, now: Timestamp) -> Lease {
+        let metadata = ObjectMeta {
+            name: Some(self.name.clone()),
+            namespace: Some(self.namespace.clone()),
+            ..ObjectMeta::default()
+        };
+        let mut lease = current.unwrap_or_else(|| Lease { metadata, spec: None });
+        lease.spec = Some(next_spec(lease.spec.take(), &self.identity, self.lease_duration, now));
+        lease
+    }
+
+    /// Gives the lease up, so that the next leader need not wait for its end.
+    async fn release(&mut self) {
+        let release = async {
+            let Some(mut lease) = self.api.get_opt(&self.name).await? else { return Ok(()) };
+            let Some(spec) = lease.spec.as_mut().filter(|spec| spec.holder_identity.as_ref() == Some(&self.identity))
+            else {
+                return Ok(());
+            };
+            let now = MicroTime(Timestamp::now());
+            spec.holder_identity = Some(String::new());
+            spec.lease_duration_seconds = Some(1);
+            spec.renew_time = Some(now.clone());
+            spec.acquire_time = Some(now);
+            self.api.replace(&self.name, &PostParams::default(), &lease).await.map(|_| ())
+        };
+        match tokio::time::timeout(self.renew_deadline, release).await {
+            Ok(Ok(())) => tracing::info!(lease = self.describe(), "released leader lease"),
+            Ok(Err(error)) => tracing::warn!(%error, lease = self.describe(), "failed to release lease"),
+            Err(_) => tracing::warn!(lease = self.describe(), "failed to release lease in time"),
+        }
+    }
+}
+
+/// Whether the lease is ours, free, or was not renewed for its whole duration as we observed it.
+fn may_take(spec: Option<&LeaseSpec>, identity: &str, observed_recently: bool) -> bool {
+    let holder = spec.and_then(|spec| spec.holder_identity.as_deref()).unwrap_or_default();
+    holder.is_empty() || holder == identity || !observed_recently
+}
+
+fn next_spec(current: Option<LeaseSpec>, identity: &str, duration: Duration, now: Timestamp) -> LeaseSpec {
+    let mut spec = LeaseSpec {
+        holder_identity: Some(identity.to_owned()),
+        lease_duration_seconds: Some(i32::try_from(duration.as_secs()).unwrap_or(i32::MAX)),
+        renew_time: Some(MicroTime(now)),
+        acquire_time: Some(MicroTime(now)),
+        lease_transitions: Some(0),
+        ..LeaseSpec::default()
+    };
+    if let Some(current) = current {
+        let transitions = current.lease_transitions.unwrap_or(0);
+        let ours = current.holder_identity.as_deref() == Some(identity);
+        spec.lease_transitions = Some(if ours { transitions } else { transitions.saturating_add(1) });
+        if ours {
+            spec.acquire_time = current.acquire_time;
+        }
+    }
+    spec
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec(holder: &str) -> LeaseSpec {
+        next_spec(None, holder, Duration::from_secs(15), Timestamp::UNIX_EPOCH)
+    }
+
+    #[test]
+    fn takes_only_what_is_free_ours_or_expired() {
+        assert!(may_take(None, "me", true));
+        assert!(may_take(Some(&spec("")), "me", true));
+        assert!(may_take(Some(&spec("me")), "me", true));
+        assert!(!may_take(Some(&spec("other")), "me", true));
+        assert!(may_take(Some(&spec("other")), "me", false));
+    }
+
+    #[test]
+    fn renewing_keeps_acquire_time_and_taking_over_counts_a_transition() {
+        let later = Timestamp::from_second(60).unwrap();
+        let renewed = next_spec(Some(spec("me")), "me", Duration::from_secs(15), later);
+        assert_eq!(
+            (renewed.acquire_time, renewed.lease_transitions),
+            (Some(MicroTime(Timestamp::UNIX_EPOCH)), Some(0))
+        );
+        assert_eq!(renewed.renew_time, Some(MicroTime(later)));
+        let taken = next_spec(Some(spec("other")), "me", Duration::from_secs(15), later);
+        assert_eq!((taken.acquire_time, taken.lease_transitions), (Some(MicroTime(later)), Some(1)));
+    }
+
+    #[test]
+    fn refuses_timings_that_cannot_work() {
+        let mut flags = LeaderElection::default();
+        assert!(validate(&flags).is_ok());
+        flags.leader_elect_renew_deadline = Duration::from_secs(20);
+        assert!(validate(&flags).unwrap_err().to_string().contains("leaseDuration must be greater"));
+    }
+}
