@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use super::WorkQueue;
 use crate::telemetry;
 
-/// Runs `reconcile` for the queue's items on `workers` tasks until `shutdown`; runs under way are finished.
+/// Runs `reconcile` for the queue's items on `workers` tasks until `shutdown`; runs under way are finished, waiting items are not.
 ///
 /// An error is logged and the item retried with its back-off; success forgets the back-off. A panic counts as an error.
 pub async fn run_workers<T, F, Fut, E>(
@@ -36,7 +36,8 @@ pub async fn run_workers<T, F, Fut, E>(
     let mut tasks = JoinSet::new();
     for _ in 0..workers.max(1) {
         let (name, queue, reconcile) = (name.to_owned(), queue.clone(), reconcile.clone());
-        tasks.spawn(async move { while work_once(&name, &queue, &*reconcile).await {} });
+        let shutdown = shutdown.clone();
+        tasks.spawn(async move { while !shutdown.is_cancelled() && work_once(&name, &queue, &*reconcile).await {} });
     }
     shutdown.cancelled().await;
     queue.shut_down();

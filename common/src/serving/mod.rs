@@ -9,6 +9,9 @@ mod ops;
 mod server;
 mod tls;
 
+#[cfg(test)]
+mod tests;
+
 use std::{net::SocketAddr, sync::Arc};
 
 use async_trait::async_trait;

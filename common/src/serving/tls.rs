@@ -236,3 +236,41 @@ fn client_roots(options: &TlsOptions) -> Result<Option<RootCertStore>, ServeErro
     }
     Ok(Some(roots))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_rotated_pair_is_picked_up_and_a_broken_one_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let (cert, key) = (dir.path().join("tls.crt"), dir.path().join("tls.key"));
+        let write = |hosts: &[String]| {
+            let pair = self_signed(hosts).unwrap();
+            std::fs::write(&cert, pair.0).unwrap();
+            std::fs::write(&key, pair.1).unwrap();
+        };
+        write(&["first".into()]);
+        let options = TlsOptions { cert: Some(cert.clone()), key: Some(key.clone()), ..TlsOptions::default() };
+        let reloader = Reloader::new(options).unwrap();
+        let first = reloader.config();
+        write(&["second-and-longer".into()]);
+        assert!(Arc::ptr_eq(&first, &reloader.config()), "not looked at yet");
+        reloader.current.lock().check_at = Instant::now();
+        let second = reloader.config();
+        assert!(!Arc::ptr_eq(&first, &second));
+        std::fs::write(&cert, "broken").unwrap();
+        reloader.current.lock().check_at = Instant::now();
+        assert!(Arc::ptr_eq(&second, &reloader.config()));
+    }
+
+    #[test]
+    fn errors_name_the_file() {
+        let options =
+            TlsOptions { cert: Some("/no/such.crt".into()), key: Some("/no/such.key".into()), ..TlsOptions::default() };
+        let error = Reloader::new(options).map(|_| ()).unwrap_err().to_string();
+        assert!(error.contains("/no/such.crt"), "{error}");
+        let options = TlsOptions { cert: Some("/no/such.crt".into()), ..TlsOptions::default() };
+        assert!(Reloader::new(options).map(|_| ()).unwrap_err().to_string().contains("--tls-private-key-file"));
+    }
+}
