@@ -77,6 +77,25 @@ impl Resource {
         self.verbs.contains(&verb)
     }
 
+    /// Whether DELETE answers with the deleted object; most kinds answer with a `Status`.
+    pub fn returns_deleted(&self) -> bool {
+        match self.group {
+            "" => matches!(
+                self.plural,
+                "persistentvolumeclaims"
+                    | "persistentvolumes"
+                    | "pods"
+                    | "podtemplates"
+                    | "resourcequotas"
+                    | "serviceaccounts"
+                    | "services"
+            ),
+            "resource.k8s.io" => true,
+            "storage.k8s.io" => self.plural != "csistoragecapacities",
+            _ => false,
+        }
+    }
+
     /// The subresource called `name`.
     pub fn subresource(&self, name: &str) -> Option<&Subresource> {
         self.subresources.iter().find(|s| s.name == name)

@@ -50,17 +50,17 @@ impl Loader {
         let mut words = line.split(' ');
         let (short, form) = (words.next()?, words.next()?);
         let id = self.named(package, short);
-        let (mut atomic, mut kinds, mut unions) = (false, "", None);
+        let (mut kind, mut kinds, mut unions) = (MapKind::Unstated, "", None);
         for word in words {
             match word.split_once('=')? {
-                ("map", kind) => atomic = kind == "atomic",
+                ("map", word) => kind = map_kind(word),
                 ("kinds", list) => kinds = list,
                 ("unions", json) => unions = Some(self.span(json)),
                 _ => {}
             }
         }
         let node = match form {
-            "struct" => Node::Struct { first: self.table.fields.len() as u32, count: 0, atomic },
+            "struct" => Node::Struct { first: self.table.fields.len() as u32, count: 0, kind },
             word => plain(word),
         };
         self.table.nodes[id.0 as usize] = node;

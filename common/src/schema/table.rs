@@ -80,7 +80,7 @@ pub struct PatchStrategy {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Node {
-    Struct { first: u32, count: u32, atomic: bool },
+    Struct { first: u32, count: u32, kind: MapKind },
     List { element: TypeId, kind: ListKind, keys: u32 },
     Map { value: TypeId, kind: MapKind },
     Scalar(Scalar),
@@ -166,8 +166,8 @@ pub enum Shape<'t> {
 pub struct Struct<'t> {
     table: &'t Table,
     rows: &'t [FieldRow],
-    /// Whether server-side apply treats it as one value.
-    pub atomic: bool,
+    /// How server-side apply merges it.
+    pub map_kind: MapKind,
 }
 
 /// A list type.
@@ -227,9 +227,9 @@ impl<'t> Type<'t> {
     pub fn shape(self) -> Shape<'t> {
         let table = self.table;
         match table.nodes.get(self.id.0 as usize).copied().unwrap_or(Node::Any { object: false }) {
-            Node::Struct { first, count, atomic } => {
+            Node::Struct { first, count, kind } => {
                 let rows = table.fields.get(first as usize..(first + count) as usize).unwrap_or(&[]);
-                Shape::Struct(Struct { table, rows, atomic })
+                Shape::Struct(Struct { table, rows, map_kind: kind })
             }
             Node::List { element, kind, keys } => {
                 let keys = table.keys.get(keys as usize).map_or(&[][..], Vec::as_slice);

@@ -1,5 +1,14 @@
 //! OpenAPI documents (/openapi/v2, /openapi/v3 and below) from the type table, the catalog and k8s-openapi's texts.
 
+mod descriptions;
+mod operations;
+mod parameters;
+mod schemas;
+mod v3;
+
+#[cfg(test)]
+mod tests;
+
 use std::sync::Arc;
 
 use bytes::Bytes;
