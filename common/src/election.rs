@@ -239,7 +239,7 @@ impl Elector {
             namespace: Some(self.namespace.clone()),
             ..ObjectMeta::default()
         };
-        let mut lease = current.unwrap_or_else(|| Lease { metadata, spec: None });
+        let mut lease = current.unwrap_or(Lease { metadata, spec: None });
         lease.spec = Some(next_spec(lease.spec.take(), &self.identity, self.lease_duration, now));
         lease
     }

@@ -5,6 +5,9 @@ mod factory;
 mod queue;
 mod workers;
 
+#[cfg(test)]
+mod tests;
+
 use std::sync::Arc;
 
 pub use cache::{Informer, InformerOptions, Object, object_key, split_key};

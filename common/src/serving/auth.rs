@@ -44,7 +44,7 @@ pub enum Attributes {
         path: String,
     },
     /// An API resource (the kubelet asks for `nodes/log`, `nodes/proxy`, ...).
-    Resource(ResourceAttributes),
+    Resource(Box<ResourceAttributes>),
 }
 
 /// The authorizer's answer.
@@ -243,7 +243,7 @@ fn review_user(info: UserInfo) -> User {
 
 fn review_spec(user: &User, attributes: &Attributes) -> SubjectAccessReviewSpec {
     let (resource, path) = match attributes {
-        Attributes::Resource(resource) => (Some(resource.clone()), None),
+        Attributes::Resource(resource) => (Some((**resource).clone()), None),
         Attributes::Path { verb, path } => {
             (None, Some(NonResourceAttributes { path: Some(path.clone()), verb: Some(verb.clone()) }))
         }

@@ -80,6 +80,8 @@ pub fn parse_client_certificate(der: &[u8]) -> Option<ClientCertificate> {
     })
 }
 
+/// Certificate and key, PEM.
+type Pair = (Vec<u8>, Vec<u8>);
 type Stamp = Option<(SystemTime, u64)>;
 
 struct Current {
@@ -91,7 +93,7 @@ struct Current {
 /// The TLS configuration for new connections, rebuilt when files change.
 pub(super) struct Reloader {
     options: TlsOptions,
-    memory_pair: Option<(Vec<u8>, Vec<u8>)>,
+    memory_pair: Option<Pair>,
     current: Mutex<Current>,
 }
 
@@ -140,7 +142,7 @@ fn read(path: &Path) -> Result<Vec<u8>, ServeError> {
 }
 
 /// Finds or makes a self-signed pair when no files were given; without a directory it is handed back as PEM.
-fn ensure_pair(options: &mut TlsOptions) -> Result<Option<(Vec<u8>, Vec<u8>)>, ServeError> {
+fn ensure_pair(options: &mut TlsOptions) -> Result<Option<Pair>, ServeError> {
     match (&options.cert, &options.key) {
         (Some(_), Some(_)) => return Ok(None),
         (None, None) => {}
@@ -172,7 +174,7 @@ fn write_private(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?.write_all(bytes)
 }
 
-fn self_signed(hosts: &[String]) -> Result<(Vec<u8>, Vec<u8>), ServeError> {
+fn self_signed(hosts: &[String]) -> Result<Pair, ServeError> {
     let failed = |error: rcgen::Error| ServeError::Tls(format!("failed to make a self-signed certificate: {error}"));
     let mut names = vec!["localhost".to_owned(), "127.0.0.1".to_owned()];
     names.extend(hosts.iter().filter(|host| !host.is_empty() && *host != "localhost" && *host != "127.0.0.1").cloned());
@@ -185,7 +187,7 @@ fn self_signed(hosts: &[String]) -> Result<(Vec<u8>, Vec<u8>), ServeError> {
     Ok((certificate.pem().into_bytes(), key.serialize_pem().into_bytes()))
 }
 
-fn build(options: &TlsOptions, memory_pair: Option<&(Vec<u8>, Vec<u8>)>) -> Result<Arc<ServerConfig>, ServeError> {
+fn build(options: &TlsOptions, memory_pair: Option<&Pair>) -> Result<Arc<ServerConfig>, ServeError> {
     let (cert_pem, key_pem, name) = match (memory_pair, &options.cert, &options.key) {
         (Some((cert, key)), _, _) => (cert.clone(), key.clone(), "the self-signed pair".to_owned()),
         (None, Some(cert), Some(key)) => (read(cert)?, read(key)?, format!("{}, {}", cert.display(), key.display())),
