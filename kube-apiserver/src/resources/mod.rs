@@ -9,17 +9,26 @@
 use jiff::Timestamp;
 use serde_json::Value;
 
+mod admission_kinds;
 pub mod alloc;
 mod apps;
+mod batch;
+mod certificates;
 mod checks;
+mod cluster;
 pub mod core;
+mod discovery;
 pub mod field;
 pub mod metadata;
 mod names;
+mod networking;
 pub mod pod;
+mod policy;
 mod quantity;
+mod rbac;
 mod rules;
 mod service;
+mod storage_kinds;
 pub mod table;
 mod value;
 
@@ -103,4 +112,20 @@ pub fn strategy(group: &str, resource: &str) -> &'static dyn Strategy {
 }
 
 /// Every kind's rules, one list per file.
-static ALL: &[&[&[rules::Rules]]] = &[&[pod::RULES, apps::RULES, service::RULES], core::RULES];
+static ALL: &[&[&[rules::Rules]]] = &[
+    core::RULES,
+    &[
+        admission_kinds::RULES,
+        apps::RULES,
+        batch::RULES,
+        certificates::RULES,
+        cluster::RULES,
+        discovery::RULES,
+        networking::RULES,
+        pod::RULES,
+        policy::RULES,
+        rbac::RULES,
+        service::RULES,
+        storage_kinds::RULES,
+    ],
+];
