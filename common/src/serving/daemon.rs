@@ -26,8 +26,7 @@ pub struct DaemonServer {
     pub more: Option<Arc<dyn Handler>>,
 }
 
-/// Serves a daemon's secure port until shutdown. The address is bound before this returns its future's first await on the network,
-/// so a taken port is an error at start-up.
+/// Serves a daemon's secure port until shutdown. Port 0 serves nothing. A taken port or an unreadable certificate is an error at once.
 pub async fn run_daemon_server(
     serving: &Serving,
     server: DaemonServer,

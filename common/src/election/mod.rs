@@ -294,6 +294,10 @@ fn next_spec(current: Option<LeaseSpec>, identity: &str, duration: Duration, now
 }
 
 #[cfg(test)]
+#[path = "tests.rs"]
+mod over_http;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
