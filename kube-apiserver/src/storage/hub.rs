@@ -1,14 +1,15 @@
 //! The ordered log of what was just committed, shared by all watches of a store.
 //!
 //! A store publishes each commit once, in revision order; every watch is a position in the bounded ring, so publishing
-//! costs the same with one watch or sixty, and "has this watch seen revision N" needs no event of its own prefix.
+//! costs the same with one watch or sixty, and "has this watch seen revision N" needs no event of its own prefix. A
+//! watch without undelivered events counts as having seen everything, so idle ones never fall behind.
 //! Who falls behind the ring reads history from the store and comes back.
 
 use std::{
     collections::VecDeque,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
@@ -42,6 +43,10 @@ struct Subscriber {
     wake: Notify,
     /// Report when this revision is published, even without events; 0 when nobody asks.
     wanted: AtomicU64,
+    /// Whether events of the prefix may wait to be delivered; only changed under the log's lock.
+    pending: AtomicBool,
+    /// Nothing of the prefix happened up to here since the last delivery.
+    skip_to: AtomicU64,
 }
 
 /// One watch's position in the log.
@@ -85,15 +90,19 @@ impl Hub {
     /// Appends events (ascending) and moves the log to `revision`.
     pub fn publish(&self, events: Vec<StoreEvent>, revision: Revision) {
         let mut state = self.state.lock();
-        if revision <= state.published && events.is_empty() {
+        let revision = revision.max(state.published);
+        if revision == state.published && events.is_empty() {
             return;
         }
-        state.published = state.published.max(revision);
-        self.published.store(state.published, Ordering::Release);
+        let before = std::mem::replace(&mut state.published, revision);
+        self.published.store(revision, Ordering::Release);
         for subscriber in &state.subscribers {
             let wanted = subscriber.wanted.load(Ordering::Acquire);
-            let reached = wanted != 0 && wanted <= revision;
-            if reached || events.iter().any(|event| event.key().starts_with(&*subscriber.prefix)) {
+            let concerned = events.iter().any(|event| event.key().starts_with(&*subscriber.prefix));
+            if concerned && !subscriber.pending.swap(true, Ordering::AcqRel) {
+                subscriber.skip_to.store(before, Ordering::Release);
+            }
+            if concerned || (wanted != 0 && wanted <= revision) {
                 subscriber.wake.notify_one();
             }
         }
@@ -112,7 +121,20 @@ impl Hub {
         state.floor = revision;
         state.published = revision;
         self.published.store(revision, Ordering::Release);
+        for subscriber in &state.subscribers {
+            subscriber.pending.store(true, Ordering::Release);
+            subscriber.skip_to.store(0, Ordering::Release);
+        }
         state.wake_all();
+    }
+
+    /// Drops events up to a compacted revision, so that who still needs them hears of the compaction.
+    pub fn forget(&self, compacted: Revision) {
+        let mut state = self.state.lock();
+        while let Some(event) = state.ring.pop_front_if(|event| event.revision() <= compacted) {
+            state.bytes = state.bytes.saturating_sub(weight(&event));
+        }
+        state.floor = state.floor.max(compacted);
     }
 
     /// Ends every watch with `error`.
@@ -124,8 +146,16 @@ impl Hub {
 
     /// A watch of `prefix` that has seen everything up to `after`.
     pub fn subscribe(self: &Arc<Self>, prefix: &str, after: Revision) -> Subscription {
-        let subscriber = Arc::new(Subscriber { prefix: prefix.into(), wake: Notify::new(), wanted: AtomicU64::new(0) });
-        self.state.lock().subscribers.push(subscriber.clone());
+        let mut state = self.state.lock();
+        let subscriber = Arc::new(Subscriber {
+            prefix: prefix.into(),
+            wake: Notify::new(),
+            wanted: AtomicU64::new(0),
+            pending: AtomicBool::new(after < state.published),
+            skip_to: AtomicU64::new(0),
+        });
+        state.subscribers.push(subscriber.clone());
+        drop(state);
         Subscription { hub: self.clone(), subscriber, position: after }
     }
 }
@@ -145,27 +175,40 @@ impl State {
         }
     }
 
-    fn next(&self, prefix: &str, position: Revision, wanted: Revision) -> Option<Next> {
+    /// Where a subscriber stands, given what it was last delivered.
+    fn position(&self, subscriber: &Subscriber, delivered: Revision) -> Revision {
+        let pending = subscriber.pending.load(Ordering::Acquire);
+        delivered.max(if pending { subscriber.skip_to.load(Ordering::Acquire) } else { self.published })
+    }
+
+    fn next(&self, subscriber: &Subscriber, delivered: Revision) -> Option<Next> {
         if let Some(error) = &self.closed {
             return Some(Next::Closed(error.clone()));
         }
+        let position = self.position(subscriber, delivered);
         if position < self.floor {
             return Some(Next::Lagged);
         }
+        let mut complete = true;
         let mut events: Vec<StoreEvent> = Vec::new();
         let mut revision = self.published.max(position);
         let first = self.ring.partition_point(|event| event.revision() <= position);
-        for event in self.ring.range(first..).filter(|event| event.key().starts_with(prefix)) {
+        for event in self.ring.range(first..).filter(|event| event.key().starts_with(&*subscriber.prefix)) {
             // Events of one transaction share a revision and must stay together.
             if events.len() >= BATCH_EVENTS
                 && let Some(last) = events.last()
                 && last.revision() != event.revision()
             {
                 revision = last.revision();
+                complete = false;
                 break;
             }
             events.push(event.clone());
         }
+        if complete {
+            subscriber.pending.store(false, Ordering::Release);
+        }
+        let wanted = subscriber.wanted.load(Ordering::Acquire);
         let report = wanted != 0 && wanted <= revision;
         (report || !events.is_empty()).then_some(Next::Batch(WatchBatch { revision, events }))
     }
@@ -176,8 +219,7 @@ impl Subscription {
     pub async fn next(&mut self) -> Next {
         loop {
             // A permit stored by `notify_one` between the look and the wait is kept by `Notify`.
-            let wanted = self.subscriber.wanted.load(Ordering::Acquire);
-            let found = self.hub.state.lock().next(&self.subscriber.prefix, self.position, wanted);
+            let found = self.hub.state.lock().next(&self.subscriber, self.position);
             match found {
                 Some(Next::Batch(batch)) => {
                     self.reached(batch.revision);
@@ -201,7 +243,8 @@ impl Subscription {
 
     /// Whether the ring reaches back to the position.
     pub fn reachable(&self) -> bool {
-        self.position >= self.hub.state.lock().floor
+        let state = self.hub.state.lock();
+        state.position(&self.subscriber, self.position) >= state.floor
     }
 
     /// The revision that somebody waits for, 0 when nobody does.
@@ -252,6 +295,20 @@ mod tests {
         hub.publish(vec![deletion("/b/2", 9)], 9);
         let Next::Batch(batch) = watch.next().await else { panic!("expected progress") };
         assert_eq!((batch.revision, batch.events), (9, vec![]));
+    }
+
+    #[tokio::test]
+    async fn the_idle_do_not_lag() {
+        let hub = Hub::new(0);
+        let mut watch = hub.subscribe("/a/", 0);
+        let last = 2 * MAX_EVENTS as u64;
+        for revision in 1..=last {
+            hub.publish(vec![deletion("/b/1", revision)], revision);
+        }
+        hub.forget(last);
+        hub.publish(vec![deletion("/a/1", last + 1)], last + 1);
+        let Next::Batch(batch) = watch.next().await else { panic!("expected a batch") };
+        assert_eq!((batch.events.len(), batch.revision), (1, last + 1));
     }
 
     #[tokio::test]

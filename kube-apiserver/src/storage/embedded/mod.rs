@@ -173,6 +173,7 @@ impl Inner {
             return Err(StoreError::FutureRevision { requested: at, current });
         }
         self.compacted.fetch_max(at, Ordering::AcqRel);
+        self.hub.forget(at);
         // In slices, so that writes never wait long behind it.
         while self.write(Op::Compact { at }).await? > 0 {}
         Ok(())

@@ -187,7 +187,9 @@ impl Store for EtcdStore {
 
     async fn compact(&self, at: Revision) -> Result<(), StoreError> {
         let mut kv = self.inner.kv();
-        call(kv.compact(at as i64, None)).await.map(|_| ())
+        call(kv.compact(at as i64, None)).await?;
+        self.inner.hub.forget(at);
+        Ok(())
     }
 
     async fn health(&self) -> Result<(), StoreError> {
