@@ -1,2 +1,11 @@
-//! The Kubernetes controller manager.
-fn main() {}
+//! kube-controller-manager: parse, set up logging, run.
+
+use std::process::ExitCode;
+
+use kube_controller_manager::options::Options;
+
+fn main() -> ExitCode {
+    let options: Options = common::config::parse();
+    common::telemetry::init(&options.logging);
+    common::runtime::block_on_main(2, |shutdown| kube_controller_manager::run(options, shutdown))
+}

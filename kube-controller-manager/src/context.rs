@@ -1,0 +1,40 @@
+//! What every controller is built from: shared informers, a client under its own identity, events, options.
+
+use std::sync::Arc;
+
+use common::informer::Factory;
+use futures::future::BoxFuture;
+use kube::Client;
+use tokio_util::sync::CancellationToken;
+
+use crate::clients::Clients;
+use crate::events::Events;
+use crate::options::Options;
+
+/// A controller that is set up (informers requested, handlers registered) and runs when polled,
+/// after the shared caches are in sync.
+pub(crate) type Task = BoxFuture<'static, ()>;
+
+/// Handed to each controller's `start`.
+pub(crate) struct Context {
+    /// The one informer per type that all controllers share.
+    pub(crate) factory: Arc<Factory>,
+    /// Makes clients; see [`Context::client`].
+    pub(crate) clients: Clients,
+    /// The flags.
+    pub(crate) options: Arc<Options>,
+    /// Ends everything.
+    pub(crate) shutdown: CancellationToken,
+}
+
+impl Context {
+    /// The client of a controller, under its service account when `--use-service-account-credentials` is set.
+    pub(crate) fn client(&self, service_account: &str) -> Client {
+        self.clients.client(service_account)
+    }
+
+    /// Records events through `client` in the name of `component`.
+    pub(crate) fn events(&self, client: &Client, component: &str) -> Events {
+        Events::new(client.clone(), component)
+    }
+}

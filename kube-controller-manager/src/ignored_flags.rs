@@ -1,0 +1,94 @@
+//! Upstream's flags of controllers that are not here yet: accepted so that existing manifests start, without effect.
+
+use clap::Args;
+
+macro_rules! ignored {
+    ($($(#[$attribute:meta])* $name:ident),* $(,)?) => {
+        /// Flags that are accepted and without effect; values are not looked at.
+        #[derive(Debug, Clone, Default, Args)]
+        #[expect(missing_docs, reason = "every flag has the same help: accepted, without effect")]
+        pub struct Ignored {
+            $(#[arg(long, hide = true, num_args = 0..=1, default_missing_value = "true", allow_hyphen_values = true)]
+            $(#[$attribute])* pub $name: Option<String>,)*
+        }
+    };
+}
+
+ignored! {
+    allow_untagged_cloud,
+    attach_detach_reconcile_sync_period,
+    cidr_allocator_type,
+    cloud_config,
+    cloud_provider,
+    cluster_signing_cert_file,
+    cluster_signing_duration,
+    cluster_signing_key_file,
+    cluster_signing_kube_apiserver_client_cert_file,
+    cluster_signing_kube_apiserver_client_key_file,
+    cluster_signing_kubelet_client_cert_file,
+    cluster_signing_kubelet_client_key_file,
+    cluster_signing_kubelet_serving_cert_file,
+    cluster_signing_kubelet_serving_key_file,
+    cluster_signing_legacy_unknown_cert_file,
+    cluster_signing_legacy_unknown_key_file,
+    concurrent_cron_job_syncs,
+    concurrent_device_taint_eviction_syncs,
+    concurrent_ephemeralvolume_syncs,
+    concurrent_horizontal_pod_autoscaler_syncs,
+    concurrent_resource_quota_syncs,
+    concurrent_resourceclaim_syncs,
+    concurrent_service_syncs,
+    concurrent_validating_admission_policy_status_syncs,
+    configure_cloud_routes,
+    controller_shutdown_timeout,
+    controller_start_interval,
+    disable_attach_detach_reconcile_sync,
+    disable_force_detach_on_timeout,
+    disable_http2_serving,
+    emulated_version,
+    emulation_forward_compatible,
+    enable_dynamic_provisioning,
+    enable_hostpath_provisioner,
+    enable_leader_migration,
+    external_cloud_volume_plugin,
+    flex_volume_plugin_dir,
+    horizontal_pod_autoscaler_cpu_initialization_period,
+    horizontal_pod_autoscaler_downscale_stabilization,
+    horizontal_pod_autoscaler_initial_readiness_delay,
+    horizontal_pod_autoscaler_sync_period,
+    horizontal_pod_autoscaler_tolerance,
+    http2_max_streams_per_connection,
+    kube_api_disable_http2,
+    leader_migration_config,
+    legacy_service_account_token_clean_up_period,
+    log_json_info_buffer_size,
+    log_json_split_stream,
+    log_text_info_buffer_size,
+    log_text_split_stream,
+    max_requests_inflight,
+    min_resync_period,
+    mirroring_concurrent_service_endpoint_syncs,
+    mirroring_endpointslice_updates_batch_period,
+    mirroring_max_endpoints_per_subset,
+    namespace_sync_period,
+    permit_address_sharing,
+    permit_port_sharing,
+    pv_recycler_increment_timeout_nfs,
+    pv_recycler_minimum_timeout_hostpath,
+    pv_recycler_minimum_timeout_nfs,
+    pv_recycler_pod_template_filepath_hostpath,
+    pv_recycler_pod_template_filepath_nfs,
+    pv_recycler_timeout_increment_hostpath,
+    pvclaimbinder_sync_period,
+    requestheader_allowed_names,
+    requestheader_extra_headers_prefix,
+    requestheader_group_headers,
+    requestheader_uid_headers,
+    requestheader_username_headers,
+    resource_quota_sync_period,
+    route_reconciliation_period,
+    shutdown_delay_duration,
+    tls_sni_cert_key,
+    volume_host_allow_local_loopback,
+    volume_host_cidr_denylist,
+}

@@ -1,0 +1,141 @@
+//! Every controller under its upstream name, and which of them `--controllers` asks for.
+
+use crate::context::{Context, Task};
+use crate::controllers as c;
+
+/// Requests informers, registers handlers; what it returns runs once the caches are in sync.
+pub(crate) type Start = fn(&Context) -> anyhow::Result<Task>;
+
+/// One line of the table.
+pub(crate) struct Descriptor {
+    pub(crate) name: &'static str,
+    /// Names of older releases.
+    pub(crate) aliases: &'static [&'static str],
+    /// Runs under `*`.
+    pub(crate) on_by_default: bool,
+    /// Absent: known to upstream, not built yet.
+    pub(crate) start: Option<Start>,
+}
+
+const fn on(name: &'static str, aliases: &'static [&'static str], start: Start) -> Descriptor {
+    Descriptor { name, aliases, on_by_default: true, start: Some(start) }
+}
+
+const fn later(name: &'static str, aliases: &'static [&'static str], on_by_default: bool) -> Descriptor {
+    Descriptor { name, aliases, on_by_default, start: None }
+}
+
+/// All of upstream's.
+pub(crate) static CONTROLLERS: &[Descriptor] = &[
+    later("serviceaccount-token-controller", &["serviceaccount-token"], true),
+    later("endpoints-controller", &["endpoint"], true),
+    later("endpointslice-controller", &["endpointslice"], true),
+    later("endpointslice-mirroring-controller", &["endpointslicemirroring"], true),
+    on("replicationcontroller-controller", &["replicationcontroller"], c::replicaset::start_replication),
+    later("pod-garbage-collector-controller", &["podgc"], true),
+    later("resourcequota-controller", &["resourcequota"], true),
+    later("namespace-controller", &["namespace"], true),
+    later("serviceaccount-controller", &["serviceaccount"], true),
+    later("garbage-collector-controller", &["garbagecollector"], true),
+    later("daemonset-controller", &["daemonset"], true),
+    later("job-controller", &["job"], true),
+    on("deployment-controller", &["deployment"], c::deployment::start),
+    on("replicaset-controller", &["replicaset"], c::replicaset::start_replicaset),
+    later("horizontal-pod-autoscaler-controller", &["horizontalpodautoscaling"], true),
+    later("disruption-controller", &["disruption"], true),
+    later("statefulset-controller", &["statefulset"], true),
+    later("cronjob-controller", &["cronjob"], true),
+    later("certificatesigningrequest-signing-controller", &["csrsigning"], true),
+    later("certificatesigningrequest-approving-controller", &["csrapproving"], true),
+    later("certificatesigningrequest-cleaner-controller", &["csrcleaner"], true),
+    later("podcertificaterequest-cleaner-controller", &[], true),
+    later("ttl-controller", &["ttl"], true),
+    later("bootstrap-signer-controller", &["bootstrapsigner"], false),
+    later("token-cleaner-controller", &["tokencleaner"], false),
+    later("node-ipam-controller", &["nodeipam"], true),
+    later("node-lifecycle-controller", &["nodelifecycle"], true),
+    later("taint-eviction-controller", &[], true),
+    later("device-taint-eviction-controller", &[], true),
+    later("persistentvolume-binder-controller", &["persistentvolume-binder"], true),
+    later("persistentvolume-attach-detach-controller", &["attachdetach"], true),
+    later("persistentvolume-expander-controller", &["persistentvolume-expander"], true),
+    later("clusterrole-aggregation-controller", &["clusterrole-aggregation"], true),
+    later("persistentvolumeclaim-protection-controller", &["pvc-protection"], true),
+    later("persistentvolume-protection-controller", &["pv-protection"], true),
+    later("podgroup-protection-controller", &[], true),
+    later("ttl-after-finished-controller", &["ttl-after-finished"], true),
+    later("root-ca-certificate-publisher-controller", &["root-ca-cert-publisher"], true),
+    later("service-ca-certificate-publisher-controller", &["service-ca-cert-publisher"], true),
+    later("kube-apiserver-serving-clustertrustbundle-publisher-controller", &[], true),
+    later("ephemeral-volume-controller", &["ephemeral-volume"], true),
+    later("storageversion-garbage-collector-controller", &["storage-version-gc"], true),
+    later("resourceclaim-controller", &["resource-claim-controller"], true),
+    later("resourcepoolstatusrequest-controller", &[], true),
+    later("legacy-serviceaccount-token-cleaner-controller", &["legacy-service-account-token-cleaner"], true),
+    later("validatingadmissionpolicy-status-controller", &["validatingadmissionpolicy-status"], true),
+    later("volumeattributesclass-protection-controller", &[], true),
+    later("service-cidr-controller", &[], true),
+    later("storage-version-migrator-controller", &[], true),
+    later("selinux-warning-controller", &[], false),
+    // Loops that upstream moved to the cloud-controller-manager; old manifests still name them.
+    later("cloud-node-lifecycle-controller", &["cloud-node-lifecycle"], false),
+    later("service-lb-controller", &["service"], false),
+    later("node-route-controller", &["route"], false),
+];
+
+fn find(name: &str) -> Option<&'static Descriptor> {
+    CONTROLLERS.iter().find(|d| d.name == name || d.aliases.contains(&name))
+}
+
+/// The controllers that `--controllers` asks for. A name nobody knows is an error.
+pub(crate) fn enabled(requested: &[String]) -> anyhow::Result<Vec<&'static Descriptor>> {
+    let mut star = false;
+    let mut wanted: Vec<&'static str> = Vec::new();
+    let mut refused: Vec<&'static str> = Vec::new();
+    for item in requested.iter().map(|r| r.trim()) {
+        let (name, list) = match item.strip_prefix('-') {
+            _ if item == "*" => {
+                star = true;
+                continue;
+            }
+            Some(name) => (name, &mut refused),
+            None => (item, &mut wanted),
+        };
+        let descriptor = find(name).ok_or_else(|| anyhow::anyhow!("{name:?} is not in the list of known controllers"))?;
+        list.push(descriptor.name);
+    }
+    // As upstream: a name that is asked for wins over one that is refused.
+    let is_on = |d: &&Descriptor| {
+        wanted.contains(&d.name) || (!refused.contains(&d.name) && star && d.on_by_default)
+    };
+    Ok(CONTROLLERS.iter().filter(is_on).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(flag: &str) -> Result<Vec<&'static str>, String> {
+        let items: Vec<String> = flag.split(',').map(str::to_owned).collect();
+        enabled(&items).map(|l| l.into_iter().map(|d| d.name).collect()).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn selection() {
+        assert!(names("*").unwrap().contains(&"deployment-controller"));
+        assert!(!names("*").unwrap().contains(&"token-cleaner-controller"));
+        assert!(names("*,tokencleaner").unwrap().contains(&"token-cleaner-controller"));
+        assert!(!names("*,-deployment").unwrap().contains(&"deployment-controller"));
+        assert_eq!(names("replicaset,namespace-controller").unwrap(), ["namespace-controller", "replicaset-controller"]);
+        assert_eq!(names("*,-nope").unwrap_err(), "\"nope\" is not in the list of known controllers");
+    }
+
+    #[test]
+    fn every_name_is_known_once() {
+        let mut all: Vec<&str> = CONTROLLERS.iter().flat_map(|d| d.aliases.iter().copied().chain([d.name])).collect();
+        all.sort_unstable();
+        let count = all.len();
+        all.dedup();
+        assert_eq!(all.len(), count);
+    }
+}

@@ -1,0 +1,13 @@
+//! What several controllers need and no single one owns: pod predicates, claiming by
+//! controllerRef, expectations, batches, hashes. Everything here but `pod_control` is pure.
+
+pub(crate) mod apierr;
+pub(crate) mod batch;
+pub(crate) mod expectations;
+pub(crate) mod hash;
+pub(crate) mod meta;
+pub(crate) mod owner;
+pub(crate) mod pod_control;
+pub(crate) mod pods;
+pub(crate) mod ranking;
+pub(crate) mod selector;
