@@ -3,11 +3,16 @@
 //! `queue` says which pod is next, `cache` what the cluster looks like, `framework` and `plugins` how to decide, `cycle` puts
 //! a decision into effect.
 
+mod app;
 pub mod cache;
 pub mod config;
+pub mod cycle;
 pub mod framework;
 pub mod metrics;
+pub mod options;
 pub mod plugins;
 pub mod queue;
 #[cfg(test)]
 pub(crate) mod testing;
+
+pub use app::run;

@@ -12,7 +12,7 @@ use async_trait::async_trait;
 use super::diagnosis::Diagnosis;
 use super::events::{ClusterEvent, Hint, Interest};
 use super::pod::PodInfo;
-use super::profile::Profile;
+use super::profile::{PreFilterResult, Profile};
 use super::status::{Status, Verdict};
 use crate::cache::snapshot::{NodeView, Snapshot};
 use crate::queue::QueuedPod;
@@ -194,10 +194,8 @@ pub struct PostFilterContext<'a> {
     pub cycle: CycleContext<'a>,
     /// The profile, to run filters on trial.
     pub profile: &'a Profile,
-    /// The states that PreFilters left.
-    pub states: &'a [Option<State>],
-    /// Plugins that skip this pod.
-    pub skip: &'a [bool],
+    /// What the PreFilters left.
+    pub before: &'a PreFilterResult,
     /// Why every node was rejected.
     pub diagnosis: &'a Diagnosis,
     /// Pods nominated to nodes.

@@ -5,7 +5,6 @@ use std::time::Instant;
 
 use super::diagnosis::Diagnosis;
 use super::events::{ClusterEvent, Hint, Interest};
-use super::memo::Memo;
 use super::plugin::{
     CycleContext, Permitted, Plugin, PostFilterContext, PostFiltered, PreFiltered, PreScored, QueueSort, Scope, State,
 };
@@ -73,6 +72,18 @@ pub struct PreFilterResult {
     pub nodes: Option<Vec<u32>>,
     /// Who narrowed them.
     pub narrowed_by: Vec<&'static str>,
+}
+
+impl PreFilterResult {
+    /// A copy to add and remove pods on.
+    pub fn on_trial(&self) -> Self {
+        Self {
+            states: self.states.iter().map(|state| state.as_ref().map(|state| state.clone_box())).collect(),
+            skip: self.skip.clone(),
+            nodes: self.nodes.clone(),
+            narrowed_by: self.narrowed_by.clone(),
+        }
+    }
 }
 
 impl Profile {
@@ -334,11 +345,6 @@ impl Profile {
         }
         Err(Status::error("", "no Bind plugin took the pod"))
     }
-}
-
-/// A memo for the profile's template filters.
-pub fn memo() -> Memo {
-    Memo::default()
 }
 
 fn nowhere(plugins: &[&str]) -> Arc<Status> {

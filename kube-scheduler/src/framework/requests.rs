@@ -70,7 +70,7 @@ impl Requests {
 
 /// The value of a quantity in the unit of its column: millicores for cpu, whole units (rounded up) otherwise.
 pub fn column_value(name: &str, quantity: &Quantity) -> i64 {
-    match super::quantity::Quantity::parse(&quantity.0) {
+    match quantity.0.parse::<common::meta::quantity::Quantity>() {
         Ok(parsed) if name == "cpu" => parsed.milli_value(),
         Ok(parsed) => parsed.value(),
         Err(_) => 0,

@@ -5,13 +5,14 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
+use common::meta::selector::LabelSelector;
 use k8s_openapi::api::core::v1 as core;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1 as meta;
 use parking_lot::Mutex;
 use serde::Serialize;
 
 use super::nodeselector::{Term, WeightedTerm};
 use super::requests::Requests;
-use super::selector::LabelSelector;
 
 /// A host port wanted or used.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -348,15 +349,20 @@ fn images(spec: &core::PodSpec) -> Vec<String> {
         .collect()
 }
 
+/// Compiles a selector; none, and a malformed one, selects nothing.
+fn compile(selector: Option<&meta::LabelSelector>) -> LabelSelector {
+    LabelSelector::from_meta(selector).unwrap_or_else(|_| LabelSelector::nothing())
+}
+
 fn parse_affinity(affinity: &core::Affinity, namespace: &str) -> PodAffinity {
     let term = |term: &core::PodAffinityTerm, weight: i64| AffinityTerm {
-        selector: LabelSelector::compile_or_nothing(term.label_selector.as_ref()),
+        selector: compile(term.label_selector.as_ref()),
         namespaces: match (&term.namespaces, &term.namespace_selector) {
             (None, None) => vec![namespace.to_owned()],
             (Some(list), None) if list.is_empty() => vec![namespace.to_owned()],
             (list, _) => list.clone().unwrap_or_default(),
         },
-        namespace_selector: term.namespace_selector.as_ref().map(|s| LabelSelector::compile_or_nothing(Some(s))),
+        namespace_selector: term.namespace_selector.as_ref().map(|s| compile(Some(s))),
         topology_key: term.topology_key.clone(),
         weight,
     };
@@ -383,20 +389,18 @@ pub fn parse_constraint(
     let mut selector = constraint.label_selector.clone();
     for key in constraint.match_label_keys.iter().flatten() {
         if let (Some(value), Some(selector)) = (labels.get(key), selector.as_mut()) {
-            selector.match_expressions.get_or_insert_default().push(
-                k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelectorRequirement {
-                    key: key.clone(),
-                    operator: "In".into(),
-                    values: Some(vec![value.clone()]),
-                },
-            );
+            selector.match_expressions.get_or_insert_default().push(meta::LabelSelectorRequirement {
+                key: key.clone(),
+                operator: "In".into(),
+                values: Some(vec![value.clone()]),
+            });
         }
     }
     SpreadConstraint {
         max_skew: i64::from(constraint.max_skew),
         topology_key: constraint.topology_key.clone(),
         hard: constraint.when_unsatisfiable == "DoNotSchedule",
-        selector: LabelSelector::compile_or_nothing(selector.as_ref()),
+        selector: compile(selector.as_ref()),
         min_domains: i64::from(constraint.min_domains.unwrap_or(1)),
         honor_affinity: constraint.node_affinity_policy.as_deref() != Some("Ignore"),
         honor_taints: constraint.node_taints_policy.as_deref() == Some("Honor"),

@@ -1,0 +1,173 @@
+//! Wiring: configuration, informers, the secure port, leader election, and the scheduling loop in a thread of its own.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use common::informer::{Factory, Informer, InformerOptions};
+use common::serving::{DaemonServer, Health, Ops, run_daemon_server};
+use k8s_openapi::api::core::v1::{Node, Pod};
+use tokio_util::sync::CancellationToken;
+
+use crate::cache::Cache;
+use crate::cycle::Scheduler;
+use crate::cycle::api::{ApiOutlet, slim};
+use crate::cycle::decide::Decider;
+use crate::framework::profiles::Profiles;
+use crate::metrics;
+use crate::options::{Config, Options};
+use crate::plugins::registry::{self, Services};
+use crate::queue::SchedulingQueue;
+use crate::queue::backoff::Backoff;
+use crate::queue::clock::SystemClock;
+
+/// The secure port's default.
+const PORT: u16 = 10259;
+/// Pods that ended need no room.
+const UNFINISHED: &str = "status.phase!=Succeeded,status.phase!=Failed";
+/// Back-offs end on whole seconds.
+const BACKOFF_TICK: Duration = Duration::from_secs(1);
+/// Every so many ticks, pods that waited too long are flushed.
+const FLUSH_TICKS: u32 = 30;
+
+/// Runs the scheduler until shutdown.
+pub async fn run(options: Options, shutdown: CancellationToken) -> anyhow::Result<()> {
+    let config = options.complete()?;
+    if let Some(path) = &options.write_config_to {
+        let text = serde_json::to_string_pretty(&config.component)?;
+        return std::fs::write(path, text).with_context(|| format!("failed to write {}", path.display()));
+    }
+    metrics::register_all();
+    tracing::info!(version = common::config::version::GIT_VERSION, "starting kube-scheduler");
+    let client = common::client::connect(&config.client, "kube-scheduler").await?;
+    let election_client = common::client::connect(&config.client, "kube-scheduler").await?;
+    let profiles = build_profiles(&config, &client)?;
+    let factory = Factory::new(client.clone());
+    let pods = factory.informer_with::<Pod>(InformerOptions {
+        field_selector: Some(UNFINISHED.into()),
+        transform: slim,
+        ..InformerOptions::default()
+    });
+    let nodes = factory.informer::<Node>();
+    let names: Vec<_> = profiles.iter().map(|profile| profile.name.clone()).collect();
+    let outlet = Arc::new(ApiOutlet::new(client, pods.clone(), &names));
+    let scheduler = Arc::new(assemble(&config, &options, profiles, outlet));
+    observe(&scheduler, &nodes, &pods);
+
+    let ops = operations(&config, &nodes, &pods)?;
+    let server = DaemonServer { component: "kube-scheduler", default_port: PORT, ops, more: None };
+    let serving = options.serving.clone();
+    let stop = shutdown.clone();
+    let mut port = tokio::spawn(async move { run_daemon_server(&serving, server, stop).await });
+    factory.start(&shutdown);
+
+    let identity = common::election::identity();
+    let percentage = config.component.percentage_of_nodes_to_score.unwrap_or(0);
+    let work = common::election::run(
+        election_client,
+        &config.leader_election,
+        "kube-scheduler",
+        identity,
+        shutdown.clone(),
+        |stop| async move {
+            // Nothing is decided before every node and every bound pod is known.
+            if factory.wait_for_sync(&stop).await {
+                schedule(scheduler, percentage, stop).await?;
+            }
+            Ok(())
+        },
+    );
+    tokio::select! {
+        result = work => result,
+        ended = &mut port => ended?.and_then(|()| {
+            if shutdown.is_cancelled() { Ok(()) } else { anyhow::bail!("the secure port closed") }
+        }),
+    }
+}
+
+fn build_profiles(config: &Config, client: &kube::Client) -> anyhow::Result<Arc<Profiles>> {
+    let services = Services { client: Some(client.clone()) };
+    let built: Result<Vec<_>, String> =
+        config.component.profiles.iter().map(|profile| registry::profile(profile, &services)).collect();
+    let profiles = built.and_then(Profiles::new).map_err(anyhow::Error::msg)?;
+    Ok(Arc::new(profiles))
+}
+
+fn assemble(config: &Config, options: &Options, profiles: Arc<Profiles>, outlet: Arc<ApiOutlet>) -> Scheduler {
+    let seconds = |value: Option<i64>, default| Duration::from_secs(value.unwrap_or(default).max(0) as u64);
+    let backoff = Backoff {
+        initial: seconds(config.component.pod_initial_backoff_seconds, 1),
+        max: seconds(config.component.pod_max_backoff_seconds, 10),
+    };
+    let queue = SchedulingQueue::new(
+        profiles.clone(),
+        Arc::new(SystemClock::default()),
+        backoff,
+        options.pod_max_in_unschedulable_pods_duration,
+    );
+    Scheduler::new(Cache::new(Duration::ZERO), queue, profiles, outlet)
+}
+
+fn observe(scheduler: &Arc<Scheduler>, nodes: &Arc<Informer<Node>>, pods: &Arc<Informer<Pod>>) {
+    let this = scheduler.clone();
+    nodes.on_event(move |event| this.on_node(event));
+    let this = scheduler.clone();
+    pods.on_event(move |event| this.on_pod(event));
+}
+
+fn operations(config: &Config, nodes: &Arc<Informer<Node>>, pods: &Arc<Informer<Pod>>) -> anyhow::Result<Ops> {
+    let health = Health::new();
+    let (nodes, pods) = (nodes.clone(), pods.clone());
+    health.register_ready("informer-sync", move || {
+        if nodes.has_synced() && pods.has_synced() { Ok(()) } else { Err("informers have not synced yet".into()) }
+    });
+    let mut ops = Ops::new(health);
+    let component = serde_json::to_value(&config.component)?;
+    ops.configz = Some(serde_json::json!({"kubescheduler.config.k8s.io": component}));
+    Ok(ops)
+}
+
+/// The scheduling loop in its thread, and the queue's timers beside it.
+async fn schedule(scheduler: Arc<Scheduler>, percentage: i32, stop: CancellationToken) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Handle::current();
+    let worker = scheduler.clone();
+    let (done, ended) = tokio::sync::oneshot::channel();
+    std::thread::Builder::new().name("scheduling".into()).spawn(move || {
+        let seed = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), 0);
+        worker.run(&mut Decider::new(percentage, seed), &runtime);
+        let _ = done.send(());
+    })?;
+    let timers = async {
+        let mut ticks = tokio::time::interval(BACKOFF_TICK);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        for tick in 1u32.. {
+            ticks.tick().await;
+            scheduler.queue.flush_backoff();
+            if tick % FLUSH_TICKS == 0 {
+                scheduler.queue.flush_unschedulable();
+                for pod in scheduler.cache.expire(Instant::now()) {
+                    tracing::warn!(pod = pod.key(), "assumed pod was never confirmed, giving up its room");
+                }
+            }
+            publish_sizes(&scheduler);
+        }
+    };
+    tokio::select! {
+        () = stop.cancelled() => {}
+        () = timers => {}
+        _ = ended => anyhow::bail!("the scheduling loop ended"),
+    }
+    scheduler.queue.close();
+    scheduler.drain().await;
+    Ok(())
+}
+
+fn publish_sizes(scheduler: &Scheduler) {
+    for (queue, size) in scheduler.queue.sizes() {
+        metrics::PENDING_PODS.with_label_values(&[queue]).set(size as i64);
+    }
+    let (nodes, pods, assumed) = scheduler.cache.sizes();
+    for (kind, size) in [("nodes", nodes), ("pods", pods), ("assumed_pods", assumed)] {
+        metrics::CACHE_SIZE.with_label_values(&[kind]).set(size as i64);
+    }
+}

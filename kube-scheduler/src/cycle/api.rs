@@ -1,0 +1,80 @@
+//! The outside world as the API server: pods from the informer, events and status patches through the client.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use common::events::{EventType, EventsV1Recorder};
+use common::informer::Informer;
+use k8s_openapi::api::core::v1::{ObjectReference, Pod};
+use kube::api::{Api, Patch, PatchParams};
+use serde_json::Value;
+
+use super::outlet::Outlet;
+use crate::framework::pod::PodInfo;
+
+/// The API server.
+pub struct ApiOutlet {
+    client: kube::Client,
+    pods: Arc<Informer<Pod>>,
+    recorders: HashMap<Arc<str>, EventsV1Recorder>,
+}
+
+impl ApiOutlet {
+    /// With a recorder per scheduler name. Must be called within a runtime.
+    pub fn new(client: kube::Client, pods: Arc<Informer<Pod>>, profiles: &[Arc<str>]) -> Self {
+        let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+        let instance = |name: &str| format!("{name}-{}", host.trim());
+        let base = EventsV1Recorder::new(client.clone(), "kube-scheduler", &instance("kube-scheduler"));
+        let recorders =
+            profiles.iter().map(|name| (name.clone(), base.for_controller(name, &instance(name)))).collect();
+        Self { client, pods, recorders }
+    }
+}
+
+#[async_trait]
+impl Outlet for ApiOutlet {
+    fn pod(&self, namespace: &str, name: &str) -> Option<Arc<Pod>> {
+        self.pods.get(namespace, name)
+    }
+
+    fn event(&self, pod: &PodInfo, warning: bool, reason: &str, action: &str, note: &str) {
+        let Some(recorder) = self.recorders.get(&pod.template.scheduler_name) else { return };
+        let regarding = ObjectReference {
+            api_version: Some("v1".into()),
+            kind: Some("Pod".into()),
+            namespace: Some(pod.namespace().to_owned()),
+            name: Some(pod.name.to_string()),
+            uid: Some(pod.uid.to_string()),
+            resource_version: Some(pod.resource_version.to_string()),
+            field_path: None,
+        };
+        let kind = if warning { EventType::Warning } else { EventType::Normal };
+        recorder.event(&regarding, None, kind, reason, action, note);
+    }
+
+    async fn patch_status(&self, namespace: &str, name: &str, patch: Value) -> Result<(), String> {
+        let api: Api<Pod> = Api::namespaced(self.client.clone(), namespace);
+        let sent = api.patch_status(name, &PatchParams::default(), &Patch::Strategic(patch)).await;
+        sent.map(|_| ()).map_err(|error| error.to_string())
+    }
+}
+
+/// Drops what no decision and no report reads, so that the informer's copy of a pod stays small.
+pub fn slim(pod: &mut Pod) {
+    pod.metadata.managed_fields = None;
+    pod.metadata.annotations = None;
+    let Some(spec) = &mut pod.spec else { return };
+    for container in spec.containers.iter_mut().chain(spec.init_containers.iter_mut().flatten()) {
+        container.args = None;
+        container.command = None;
+        container.env = None;
+        container.env_from = None;
+        container.lifecycle = None;
+        container.liveness_probe = None;
+        container.readiness_probe = None;
+        container.startup_probe = None;
+        container.security_context = None;
+        container.volume_mounts = None;
+    }
+}

@@ -1,0 +1,302 @@
+//! The decision: which node a pod gets. Pure but for the round-robin start and the dice that break ties.
+//!
+//! Nodes are visited in the snapshot's order from where the last cycle left off, until enough feasible ones are found;
+//! those are scored, and one of the best is drawn.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+
+use crate::cache::snapshot::{NodeView, Snapshot};
+use crate::framework::diagnosis::Diagnosis;
+use crate::framework::memo::{Memo, Verdicts};
+use crate::framework::plugin::{CycleContext, PostFilterContext, PostFiltered};
+use crate::framework::pod::PodInfo;
+use crate::framework::profile::{PreFilterResult, Profile, rejected_outright};
+use crate::framework::status::{Code, Status, Verdict};
+use crate::metrics;
+use crate::queue::nominator::Nominator;
+
+/// Clusters smaller than this are searched whole; never fewer nodes than this are looked for.
+const MIN_FEASIBLE: usize = 100;
+/// The adaptive share never falls below this.
+const MIN_PERCENTAGE: usize = 5;
+
+/// A node for the pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Decision {
+    /// The node.
+    pub slot: u32,
+    /// Its name.
+    pub node: Arc<str>,
+    /// How many nodes were looked at.
+    pub evaluated: usize,
+    /// How many of them would do.
+    pub feasible: usize,
+}
+
+/// No node for the pod.
+#[derive(Debug)]
+pub enum Failure {
+    /// There are no nodes at all.
+    NoNodes,
+    /// No node fits; says why, and whether PostFilter nominated one (`Some(None)` withdraws a nomination).
+    Unfit {
+        /// Why.
+        diagnosis: Box<Diagnosis>,
+        /// Number of all nodes.
+        nodes: usize,
+        /// The nomination.
+        nominate: Option<Option<Arc<str>>>,
+    },
+    /// Something broke.
+    Error(Arc<Status>),
+}
+
+impl Failure {
+    /// The text of event and condition.
+    pub fn message(&self) -> String {
+        match self {
+            Self::NoNodes => "no nodes available to schedule pods".into(),
+            Self::Unfit { diagnosis, nodes, .. } => diagnosis.message(*nodes),
+            Self::Error(status) => status.message(),
+        }
+    }
+}
+
+/// How many feasible nodes are enough.
+pub fn enough(nodes: usize, percentage: i32) -> usize {
+    if nodes < MIN_FEASIBLE {
+        return nodes;
+    }
+    let percentage = match percentage {
+        0 => 50usize.saturating_sub(nodes / 125).max(MIN_PERCENTAGE),
+        given => given.clamp(0, 100) as usize,
+    };
+    (nodes * percentage / 100).max(MIN_FEASIBLE)
+}
+
+/// The state that outlives a cycle: where to start, what is known of templates, and the dice.
+pub struct Decider {
+    percentage: i32,
+    next_start: usize,
+    memos: HashMap<Arc<str>, Memo>,
+    dice: StdRng,
+}
+
+/// What one search needs throughout.
+struct Search<'a> {
+    cx: CycleContext<'a>,
+    profile: &'a Profile,
+    before: PreFilterResult,
+    nominator: &'a Nominator,
+}
+
+impl Decider {
+    /// A decider with a seed for the dice.
+    pub fn new(percentage: i32, seed: u64) -> Self {
+        Self { percentage, next_start: 0, memos: HashMap::new(), dice: StdRng::seed_from_u64(seed) }
+    }
+
+    /// Finds a node for a pod.
+    pub fn decide(
+        &mut self,
+        profile: &Profile,
+        snapshot: &Snapshot,
+        pod: &PodInfo,
+        nominator: &Nominator,
+    ) -> Result<Decision, Failure> {
+        let started = Instant::now();
+        let result = self.search(profile, snapshot, pod, nominator);
+        metrics::ALGORITHM_DURATION.observe(started.elapsed().as_secs_f64());
+        result
+    }
+
+    fn search(
+        &mut self,
+        profile: &Profile,
+        snapshot: &Snapshot,
+        pod: &PodInfo,
+        nominator: &Nominator,
+    ) -> Result<Decision, Failure> {
+        if snapshot.is_empty() {
+            return Err(Failure::NoNodes);
+        }
+        let cx = CycleContext { pod, snapshot };
+        let nodes = snapshot.len();
+        let before = match profile.run_pre_filter(&cx) {
+            Ok(before) => before,
+            Err(status) if status.is_rejected() => {
+                let diagnosis = rejected_outright(&status);
+                let search = Search { cx, profile, before: PreFilterResult::default(), nominator };
+                return Err(search.post_filter(diagnosis, nodes));
+            }
+            Err(status) => return Err(Failure::Error(status)),
+        };
+        let search = Search { cx, profile, before, nominator };
+        let mut diagnosis = Diagnosis::default();
+        let filtering = Instant::now();
+        let feasible = self.feasible(&search, &mut diagnosis);
+        let label = feasible.as_ref().err().map_or("Success", |status| status.code.as_str());
+        metrics::extension_point("Filter", label, &profile.name, filtering.elapsed());
+        let feasible = feasible.map_err(Failure::Error)?;
+        let evaluated = feasible.len() + diagnosis.failures.len();
+        let chosen = match feasible.as_slice() {
+            [] => return Err(search.post_filter(diagnosis, nodes)),
+            [only] => *only,
+            many => {
+                let scores = match profile.scores() {
+                    true => profile.run_scores(&cx, many).map_err(Failure::Error)?,
+                    false => vec![1; many.len()],
+                };
+                many[self.draw(&scores)]
+            }
+        };
+        let node = snapshot.names[chosen as usize].clone();
+        Ok(Decision { slot: chosen, node, evaluated, feasible: feasible.len() })
+    }
+
+    /// The feasible nodes; the nominated one alone if it still fits.
+    fn feasible(&mut self, search: &Search<'_>, diagnosis: &mut Diagnosis) -> Result<Vec<u32>, Arc<Status>> {
+        let snapshot = search.cx.snapshot;
+        let nominated = search.cx.pod.nominated.as_ref().and_then(|node| snapshot.by_name.get(node)).copied();
+        if let Some(slot) = nominated.filter(|slot| search.allowed(*slot)) {
+            match search.fits(slot, None) {
+                Ok(()) => return Ok(vec![slot]),
+                Err(status) if status.code == Code::Error => return Err(status),
+                Err(_) => {}
+            }
+        }
+        diagnosis.unschedulable.extend(&search.before.narrowed_by);
+        let narrowed: Vec<u32>;
+        let order = match &search.before.nodes {
+            Some(nodes) => {
+                narrowed = nodes.iter().copied().filter(|slot| snapshot.live.contains(*slot)).collect();
+                let mut plugins = search.before.narrowed_by.clone();
+                plugins.sort_unstable();
+                let reason = format!("node(s) didn't satisfy plugin(s) [{}]", plugins.join(" "));
+                diagnosis.absent = Some(Status::unresolvable("", reason));
+                &narrowed
+            }
+            None => &snapshot.order,
+        };
+        let percentage = search.profile.percentage_of_nodes_to_score.unwrap_or(self.percentage);
+        let wanted = if search.profile.scores() { enough(order.len(), percentage) } else { 1 };
+        let memo = search.before.nodes.is_none().then(|| {
+            let memo = self.memos.entry(search.profile.name.clone()).or_default();
+            memo.verdicts(search.cx.pod.template.id, snapshot)
+        });
+        let feasible = search.visit(order, self.next_start, wanted, memo, diagnosis)?;
+        self.next_start = (self.next_start + feasible.len() + diagnosis.failures.len()) % snapshot.len();
+        Ok(feasible)
+    }
+
+    /// One of the highest scores, each equally likely.
+    fn draw(&mut self, scores: &[i64]) -> usize {
+        let (mut best, mut ties) = (0, 1);
+        for (at, score) in scores.iter().enumerate().skip(1) {
+            if *score > scores[best] {
+                (best, ties) = (at, 1);
+            } else if *score == scores[best] {
+                ties += 1;
+                if self.dice.random_range(0..ties) == 0 {
+                    best = at;
+                }
+            }
+        }
+        best
+    }
+}
+
+impl Search<'_> {
+    fn allowed(&self, slot: u32) -> bool {
+        self.before.nodes.as_ref().is_none_or(|nodes| nodes.contains(&slot))
+    }
+
+    fn visit(
+        &self,
+        order: &[u32],
+        start: usize,
+        wanted: usize,
+        mut memo: Option<&mut Verdicts>,
+        diagnosis: &mut Diagnosis,
+    ) -> Result<Vec<u32>, Arc<Status>> {
+        let mut feasible = Vec::with_capacity(wanted);
+        for at in 0..order.len() {
+            if feasible.len() == wanted {
+                break;
+            }
+            let slot = order[(start + at) % order.len()];
+            match self.fits(slot, memo.as_deref_mut()) {
+                Ok(()) => feasible.push(slot),
+                Err(status) if status.code == Code::Error => return Err(status),
+                Err(status) => {
+                    diagnosis.blame(&status);
+                    diagnosis.failures.push((slot, status));
+                }
+            }
+        }
+        Ok(feasible)
+    }
+
+    /// Whether the pod fits a node: with the pods nominated to it (of its priority or higher), and also without them.
+    fn fits(&self, slot: u32, memo: Option<&mut Verdicts>) -> Verdict {
+        let view = self.cx.snapshot.node(slot);
+        if !self.nominator.is_empty() {
+            self.fits_beside_nominated(&view)?;
+        }
+        self.profile.run_filters(&self.cx, &self.before, memo, &view)
+    }
+
+    fn fits_beside_nominated(&self, view: &NodeView<'_>) -> Verdict {
+        let pod = self.cx.pod;
+        let mut nominated = self.nominator.pods_on(view.name());
+        nominated.retain(|other| other.template.priority >= pod.template.priority && other.uid != pod.uid);
+        if nominated.is_empty() {
+            return Ok(());
+        }
+        let mut usage = self.cx.snapshot.usage(view.slot);
+        let mut before = self.before.on_trial();
+        let mut index = self.cx.snapshot.resources.clone();
+        for other in nominated {
+            usage.add(other.clone(), &mut index);
+            let trial = NodeView { usage: Some(&usage), ..*view };
+            self.profile.trial(&self.cx, &mut before, &other, &trial, true);
+        }
+        self.profile.run_filters(&self.cx, &before, None, &NodeView { usage: Some(&usage), ..*view })
+    }
+
+    /// Nothing fits: asks PostFilter to make room.
+    fn post_filter(&self, mut diagnosis: Diagnosis, nodes: usize) -> Failure {
+        let started = Instant::now();
+        let cx = PostFilterContext {
+            cycle: self.cx,
+            profile: self.profile,
+            before: &self.before,
+            diagnosis: &diagnosis,
+            nominator: self.nominator,
+        };
+        let answer = if self.profile.points.post_filter.is_empty() {
+            Ok(PostFiltered { nominate: Some(None), ..PostFiltered::default() })
+        } else {
+            self.profile.run_post_filter(&cx)
+        };
+        let label = answer.as_ref().err().map_or("Success", |status| status.code.as_str());
+        metrics::extension_point("PostFilter", label, &self.profile.name, started.elapsed());
+        let nominate = match answer {
+            Ok(answer) => {
+                diagnosis.post_filter = answer.message;
+                answer.nominate
+            }
+            Err(status) => {
+                tracing::error!(pod = self.cx.pod.key(), status = status.message(), "PostFilter failed");
+                diagnosis.post_filter = status.message();
+                None
+            }
+        };
+        Failure::Unfit { diagnosis: Box::new(diagnosis), nodes, nominate }
+    }
+}
