@@ -17,3 +17,13 @@ pub mod request;
 pub mod resources;
 pub mod server;
 pub mod storage;
+
+use tokio_util::sync::CancellationToken;
+
+/// Serves until `shutdown`.
+///
+/// # Errors
+/// What keeps the server from starting, or made it stop.
+pub async fn run(options: options::Options, shutdown: CancellationToken) -> anyhow::Result<()> {
+    server::start(options, shutdown).await?.wait().await
+}

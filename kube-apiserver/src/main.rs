@@ -1,2 +1,12 @@
 //! The Kubernetes API server.
-fn main() {}
+
+use std::process::ExitCode;
+
+use kube_apiserver::options::Options;
+
+fn main() -> ExitCode {
+    let options: Options = common::config::parse();
+    common::telemetry::init(&options.logging);
+    let threads = std::thread::available_parallelism().map_or(2, usize::from);
+    common::runtime::block_on_main(threads.max(2), |shutdown| kube_apiserver::run(options, shutdown))
+}

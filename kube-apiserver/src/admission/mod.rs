@@ -1,1 +1,196 @@
 //! Admission: plugins that may change or refuse a write, one file each, in upstream's order.
+
+use async_trait::async_trait;
+use serde_json::Value;
+
+use crate::{
+    request::{ApiError, ApiResult, options::DeleteOptions},
+    server::Call,
+};
+
+/// What is being done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Operation {
+    /// A new object (or a subresource's creation, as bindings and evictions).
+    Create,
+    /// A changed object.
+    Update,
+    /// A deletion.
+    Delete,
+}
+
+/// One write as the plugins see it.
+pub struct Attributes<'a> {
+    /// The request.
+    pub call: &'a Call,
+    /// What is being done.
+    pub operation: Operation,
+    /// API group.
+    pub group: &'a str,
+    /// Resource.
+    pub resource: &'a str,
+    /// Subresource, empty for the object itself.
+    pub subresource: &'a str,
+    /// Kind of the object.
+    pub kind: &'a str,
+    /// Namespace.
+    pub namespace: &'a str,
+    /// Name; empty when it is still to be generated.
+    pub name: &'a str,
+    /// The current object on updates and deletes.
+    pub old: Option<&'a Value>,
+    /// Nothing will be stored.
+    pub dry_run: bool,
+    /// Options of a delete.
+    pub delete: Option<&'a DeleteOptions>,
+}
+
+impl Attributes<'_> {
+    /// Whether this is about `group/resource` itself, not a subresource.
+    #[must_use]
+    pub fn is(&self, group: &str, resource: &str) -> bool {
+        self.group == group && self.resource == resource && self.subresource.is_empty()
+    }
+
+    /// 403 about the object.
+    #[must_use]
+    pub fn forbidden(&self, why: impl std::fmt::Display) -> ApiError {
+        ApiError::forbidden(self.group, self.resource, self.name, why)
+    }
+}
+
+/// An admission plugin.
+#[async_trait]
+pub trait Plugin: Send + Sync {
+    /// Upstream's name.
+    fn name(&self) -> &'static str;
+
+    /// May change the object, may refuse.
+    async fn admit(&self, _request: &Attributes<'_>, _object: &mut Value) -> ApiResult<()> {
+        Ok(())
+    }
+
+    /// May refuse. `object` is absent on deletes.
+    async fn validate(&self, _request: &Attributes<'_>, _object: Option<&Value>) -> ApiResult<()> {
+        Ok(())
+    }
+}
+
+/// Upstream's plugins in their order; those that Corten has not yet carry no constructor.
+type Constructor = fn() -> Box<dyn Plugin>;
+
+struct Known {
+    name: &'static str,
+    default_on: bool,
+    make: Option<Constructor>,
+}
+
+const fn later(name: &'static str, default_on: bool) -> Known {
+    Known { name, default_on, make: None }
+}
+
+/// All of upstream's plugins in upstream's order.
+const KNOWN: &[Known] = &[
+    later("AlwaysAdmit", false),
+    later("NamespaceAutoProvision", false),
+    later("NamespaceLifecycle", true),
+    later("NamespaceExists", false),
+    later("LimitPodHardAntiAffinityTopology", false),
+    later("LimitRanger", true),
+    later("ServiceAccount", true),
+    later("NodeRestriction", false),
+    later("TaintNodesByCondition", true),
+    later("AlwaysPullImages", false),
+    later("ImagePolicyWebhook", false),
+    later("PodSecurity", true),
+    later("PodNodeSelector", false),
+    later("PodTopologyLabels", true),
+    later("Priority", true),
+    later("DefaultTolerationSeconds", true),
+    later("PodTolerationRestriction", false),
+    later("EventRateLimit", false),
+    later("ExtendedResourceToleration", false),
+    later("DefaultStorageClass", true),
+    later("StorageObjectInUseProtection", true),
+    later("OwnerReferencesPermissionEnforcement", false),
+    later("PersistentVolumeClaimResize", true),
+    later("RuntimeClass", true),
+    later("CertificateApproval", true),
+    later("CertificateSigning", true),
+    later("ClusterTrustBundleAttest", true),
+    later("CertificateSubjectRestriction", true),
+    later("DefaultIngressClass", true),
+    later("DenyServiceExternalIPs", false),
+    later("NodeDeclaredFeatureValidator", true),
+    later("PodGroupWorkloadExists", false),
+    later("MutatingAdmissionPolicy", true),
+    later("MutatingAdmissionWebhook", true),
+    later("ValidatingAdmissionPolicy", true),
+    later("ValidatingAdmissionWebhook", true),
+    later("ResourceQuota", true),
+    later("AlwaysDeny", false),
+];
+
+/// The enabled plugins in order.
+#[derive(Default)]
+pub struct Chain(Vec<Box<dyn Plugin>>);
+
+impl Chain {
+    /// The default plugins, plus `enabled`, minus `disabled`.
+    ///
+    /// # Errors
+    /// Names an unknown plugin, or one that is asked for and not there yet.
+    pub fn new(enabled: &[String], disabled: &[String]) -> Result<Self, String> {
+        for (flag, names) in [("enable-admission-plugins", enabled), ("disable-admission-plugins", disabled)] {
+            if let Some(name) = names.iter().find(|n| !KNOWN.iter().any(|k| k.name == n.as_str())) {
+                return Err(format!("{flag} plugin {name:?} is unknown"));
+            }
+        }
+        let mut plugins = Vec::new();
+        for known in KNOWN {
+            let asked = enabled.iter().any(|n| n == known.name);
+            let refused = disabled.iter().any(|n| n == known.name);
+            if asked && refused {
+                return Err(format!("{} in enable-admission-plugins and disable-admission-plugins overlapped", known.name));
+            }
+            if refused || !(asked || known.default_on) {
+                continue;
+            }
+            match known.make {
+                Some(make) => plugins.push(make()),
+                None if asked && !known.default_on => {
+                    return Err(format!("admission plugin {:?} is not supported yet", known.name));
+                }
+                None => tracing::debug!(plugin = known.name, "admission plugin is not there yet"),
+            }
+        }
+        Ok(Self(plugins))
+    }
+
+    /// Runs the mutating half.
+    ///
+    /// # Errors
+    /// The first refusal.
+    pub async fn admit(&self, request: &Attributes<'_>, object: &mut Value) -> ApiResult<()> {
+        for plugin in &self.0 {
+            plugin.admit(request, object).await?;
+        }
+        Ok(())
+    }
+
+    /// Runs the validating half.
+    ///
+    /// # Errors
+    /// The first refusal.
+    pub async fn validate(&self, request: &Attributes<'_>, object: Option<&Value>) -> ApiResult<()> {
+        for plugin in &self.0 {
+            plugin.validate(request, object).await?;
+        }
+        Ok(())
+    }
+
+    /// Names of the plugins that run.
+    pub fn names(&self) -> impl Iterator<Item = &'static str> {
+        self.0.iter().map(|p| p.name())
+    }
+}

@@ -1,1 +1,57 @@
 //! What a new cluster needs before anyone can use it: namespaces, roles, the `kubernetes` Service.
+
+mod ensure;
+mod namespaces;
+
+use std::{
+    future::Future,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::sync::watch;
+
+use crate::{authz::rules::Rule, request::ApiResult, server::ApiServer};
+
+/// What every node may do, for the Node authorizer.
+#[must_use]
+pub fn node_rules() -> Vec<Rule> {
+    Vec::new()
+}
+
+/// Runs all steps in the background; each is a check of /readyz.
+pub fn spawn(server: &Arc<ApiServer>, synced: Vec<watch::Receiver<bool>>) {
+    server.health.register_ready("informer-sync", move || {
+        if synced.iter().all(|s| *s.borrow()) { Ok(()) } else { Err("authorization caches are not synced".to_owned()) }
+    });
+    step(server, "start-system-namespaces-controller", namespaces::ensure);
+}
+
+/// Runs one step until it succeeds.
+fn step<F, Fut>(server: &Arc<ApiServer>, name: &'static str, run: F)
+where
+    F: Fn(Arc<ApiServer>) -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = ApiResult<()>> + Send,
+{
+    let done = Arc::new(AtomicBool::new(false));
+    let seen = Arc::clone(&done);
+    server.health.register(&format!("poststarthook/{name}"), move || {
+        if seen.load(Ordering::Acquire) { Ok(()) } else { Err("not finished".to_owned()) }
+    });
+    let server = Arc::clone(server);
+    tokio::spawn(async move {
+        while !server.shutdown.is_cancelled() {
+            match run(Arc::clone(&server)).await {
+                Ok(()) => return done.store(true, Ordering::Release),
+                Err(error) => tracing::warn!(step = name, %error, "start-up step failed, trying again"),
+            }
+            tokio::select! {
+                () = server.shutdown.cancelled() => {}
+                () = tokio::time::sleep(Duration::from_millis(500)) => {}
+            }
+        }
+    });
+}

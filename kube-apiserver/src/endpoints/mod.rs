@@ -1,1 +1,114 @@
 //! The verbs, one file each, generic over resources.
+
+pub mod convert;
+pub mod create;
+pub mod delete;
+pub mod get;
+pub mod hooks;
+pub mod list;
+pub mod output;
+pub mod patch;
+pub mod subresources;
+pub mod update;
+pub mod watch;
+pub mod write;
+
+use common::api::{Resource, catalog::Subresource};
+use http::{Method, Response};
+use hyper::body::Incoming;
+
+use crate::{
+    request::{ApiError, ApiResult, body::Expected},
+    server::{Call, ResourceStore, response::{self, Body}},
+};
+
+/// What a request is about.
+#[derive(Clone, Copy)]
+pub struct Target<'a> {
+    /// The resource in the version asked for.
+    pub resource: &'static Resource,
+    /// Its subresource.
+    pub sub: Option<&'static Subresource>,
+    /// Where it is stored.
+    pub store: &'a ResourceStore,
+}
+
+impl Target<'_> {
+    /// The kind that bodies of the main resource have.
+    #[must_use]
+    pub fn expected(&self) -> Expected<'static> {
+        Expected { group: self.resource.group, version: self.resource.version, kind: self.resource.kind }
+    }
+
+    /// Whether clients see the object as it is stored.
+    #[must_use]
+    pub fn is_stored_form(&self) -> bool {
+        self.resource.group == self.store.resource.group && self.resource.version == self.store.resource.version
+    }
+
+    /// 404 for this resource.
+    #[must_use]
+    pub fn not_found(&self, name: &str) -> ApiError {
+        ApiError::not_found(self.resource.group, self.resource.plural, name)
+    }
+}
+
+/// Serves a request to a resource.
+///
+/// # Errors
+/// What the client is to hear.
+pub async fn serve(call: &Call, body: Incoming) -> ApiResult<Response<Body>> {
+    let info = &call.info;
+    let Some(resource) = call.registry.resolve(&info.group, &info.version, &info.resource) else {
+        return Ok(not_served());
+    };
+    if resource.namespaced && info.namespace.is_empty() && (info.names_object() || call.method == Method::POST)
+        || !resource.namespaced && !info.namespace.is_empty() && info.resource != "namespaces"
+    {
+        return if call.method == Method::POST && resource.namespaced && resource.storage.is_none() {
+            subresources::virtual_create(call, resource, body).await
+        } else if info.names_object() || !resource.namespaced {
+            Ok(not_served())
+        } else {
+            Err(ApiError::method_not_allowed())
+        };
+    }
+    if resource.storage.is_none() {
+        return subresources::virtual_create(call, resource, body).await;
+    }
+    let Some(store) = call.registry.store_of(resource) else { return Ok(not_served()) };
+    if !info.subresource.is_empty() {
+        let Some(sub) = resource.subresource(&info.subresource) else { return Ok(not_served()) };
+        return subresources::serve(call, Target { resource, sub: Some(sub), store }, body).await;
+    }
+    let target = Target { resource, sub: None, store };
+    if !resource.allows(if info.watch_prefix { "watch" } else { verb_of(call) }) {
+        return Err(ApiError::method_not_allowed());
+    }
+    match verb_of(call) {
+        "get" => get::serve(call, target).await,
+        "list" => list::serve(call, target).await,
+        "watch" => watch::serve(call, target).await,
+        "create" => create::serve(call, target, body).await,
+        "update" => update::serve(call, target, body).await,
+        "patch" => patch::serve(call, target, body).await,
+        "delete" => delete::serve(call, target, body).await,
+        "deletecollection" => delete::collection(call, target, body).await,
+        _ => Err(ApiError::method_not_allowed()),
+    }
+}
+
+/// The verb as the path tells it: a collection is listed even when a field selector names one object.
+fn verb_of(call: &Call) -> &str {
+    match (call.info.verb.as_str(), call.info.names_object()) {
+        ("create", true) => "",
+        ("update" | "patch", false) => "",
+        (verb, _) => verb,
+    }
+}
+
+/// What an unknown path answers.
+#[must_use]
+pub fn not_served() -> Response<Body> {
+    response::text(404, "404 page not found\n")
+}

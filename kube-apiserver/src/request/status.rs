@@ -61,6 +61,8 @@ pub struct Status {
     pub message: String,
     /// Details, absent for errors that concern no resource.
     pub details: Option<StatusDetails>,
+    /// `metadata.continue`: where an expired list may go on inconsistently.
+    pub continue_token: String,
 }
 
 /// A request's failure.
@@ -92,7 +94,7 @@ impl ApiError {
     /// An error with explicit fields, for the few that have no constructor.
     #[must_use]
     pub fn new(code: u16, reason: &'static str, message: impl Into<String>, details: Option<StatusDetails>) -> Self {
-        Self(Box::new(Status { code, reason, message: message.into(), details }))
+        Self(Box::new(Status { code, reason, message: message.into(), details, continue_token: String::new() }))
     }
 
     /// 404 `NotFound` for one object.
@@ -288,6 +290,13 @@ impl ApiError {
         self
     }
 
+    /// Sets `metadata.continue`.
+    #[must_use]
+    pub fn with_continue(mut self, token: &str) -> Self {
+        token.clone_into(&mut self.0.continue_token);
+        self
+    }
+
     /// Adds a cause.
     #[must_use]
     pub fn with_cause(mut self, cause_type: &str, field: &str, message: impl Into<String>) -> Self {
@@ -342,6 +351,9 @@ impl ApiError {
             "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
             "message": self.0.message, "code": self.0.code,
         });
+        if !self.0.continue_token.is_empty() {
+            value["metadata"]["continue"] = self.0.continue_token.as_str().into();
+        }
         if !self.0.reason.is_empty() {
             value["reason"] = self.0.reason.into();
         }

@@ -1,0 +1,84 @@
+//! Between the version a client speaks and the version that is stored.
+//!
+//! Most versions of a kind have the same fields, so that only `apiVersion` differs. Events are the exception: core/v1
+//! and events.k8s.io/v1 share one store under different field names.
+
+use serde_json::{Map, Value};
+
+use super::Target;
+
+/// Core/v1 name, events.k8s.io/v1 name.
+const EVENT_FIELDS: [(&str, &str); 8] = [
+    ("involvedObject", "regarding"),
+    ("message", "note"),
+    ("source", "deprecatedSource"),
+    ("firstTimestamp", "deprecatedFirstTimestamp"),
+    ("lastTimestamp", "deprecatedLastTimestamp"),
+    ("count", "deprecatedCount"),
+    ("reportingComponent", "reportingController"),
+    ("reportingInstance", "reportingInstance"),
+];
+
+/// The object as the client of `target` sees it.
+#[must_use]
+pub fn to_served(target: Target<'_>, mut object: Value) -> Value {
+    if target.is_stored_form() {
+        return object;
+    }
+    if target.resource.group == "events.k8s.io" {
+        rename(&mut object, true);
+    }
+    set_version(&mut object, &target.resource.api_version(), target.resource.kind);
+    object
+}
+
+/// The object as it is stored.
+#[must_use]
+pub fn to_stored(target: Target<'_>, mut object: Value) -> Value {
+    if target.is_stored_form() {
+        return object;
+    }
+    if target.resource.group == "events.k8s.io" {
+        rename(&mut object, false);
+    }
+    set_version(&mut object, &target.store.resource.api_version(), target.store.resource.kind);
+    object
+}
+
+fn set_version(object: &mut Value, api_version: &str, kind: &str) {
+    if let Some(map) = object.as_object_mut() {
+        map.insert("kind".to_owned(), kind.into());
+        map.insert("apiVersion".to_owned(), api_version.into());
+    }
+}
+
+fn rename(object: &mut Value, to_new: bool) {
+    let Some(map) = object.as_object_mut() else { return };
+    let old = std::mem::take(map);
+    let renamed: Map<String, Value> = old
+        .into_iter()
+        .map(|(key, value)| {
+            let found = EVENT_FIELDS.iter().find(|(core, new)| key == if to_new { *core } else { *new });
+            let name = found.map(|(core, new)| if to_new { *new } else { *core });
+            (name.map_or(key, str::to_owned), value)
+        })
+        .collect();
+    *map = renamed;
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn events_change_their_field_names_and_back() {
+        let core = json!({"involvedObject": {"name": "a"}, "message": "m", "count": 2, "reason": "R"});
+        let mut new = core.clone();
+        rename(&mut new, true);
+        assert_eq!(new, json!({"regarding": {"name": "a"}, "note": "m", "deprecatedCount": 2, "reason": "R"}));
+        rename(&mut new, false);
+        assert_eq!(new, core);
+    }
+}

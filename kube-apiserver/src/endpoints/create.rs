@@ -1,0 +1,104 @@
+//! POST: creates an object.
+
+use http::Response;
+use hyper::body::Incoming;
+use serde_json::Value;
+
+use super::{Target, convert, output, write};
+use crate::{
+    admission::Operation,
+    request::{ApiError, ApiResult, negotiate, options::WriteOptions},
+    resources::metadata,
+    server::{Call, response::Body},
+};
+
+/// Names that are tried when generated ones are taken.
+const GENERATE_ATTEMPTS: usize = 8;
+
+/// Serves POST on a collection.
+///
+/// # Errors
+/// What the client is to hear.
+pub async fn serve(call: &Call, target: Target<'_>, body: Incoming) -> ApiResult<Response<Body>> {
+    let wanted = negotiate::output(&call.headers, false)?;
+    let options = WriteOptions::parse(&call.query, "CreateOptions")?;
+    let object = write::read_object(call, body, target.expected(), &options).await?;
+    let created = create(call, target, object, &options).await?;
+    output::one(call, target, 201, convert::to_served(target, created), wanted)
+}
+
+/// Creates an object in the version of the request; answers it in the stored version.
+///
+/// # Errors
+/// What the client is to hear.
+pub async fn create(call: &Call, target: Target<'_>, mut object: Value, options: &WriteOptions) -> ApiResult<Value> {
+    check_name(&object)?;
+    write::settle_namespace(&mut object, target.resource.namespaced, &call.info.namespace)?;
+    let generated = write::name_of(&object).is_empty() && has_generate_name(&object);
+    for attempt in 1.. {
+        match create_once(call, target, object.clone(), options).await {
+            Err(error) if generated && error.is_already_exists() => {
+                if attempt >= GENERATE_ATTEMPTS {
+                    let name = error.status().details.as_ref().map(|d| d.name.clone()).unwrap_or_default();
+                    return Err(ApiError::generate_name_conflict(
+                        target.resource.group,
+                        target.resource.plural,
+                        &name,
+                    ));
+                }
+            }
+            result => return result,
+        }
+    }
+    Err(ApiError::internal("unreachable"))
+}
+
+fn has_generate_name(object: &Value) -> bool {
+    object["metadata"]["generateName"].as_str().is_some_and(|n| !n.is_empty())
+}
+
+fn check_name(object: &Value) -> ApiResult<()> {
+    if !object["metadata"]["resourceVersion"].as_str().unwrap_or_default().is_empty() {
+        return Err(ApiError::new(500, "", "resourceVersion should not be set on objects to be created", None));
+    }
+    Ok(())
+}
+
+async fn create_once(call: &Call, target: Target<'_>, object: Value, options: &WriteOptions) -> ApiResult<Value> {
+    let strategy = target.store.strategy;
+    let context = write::context(call, target);
+    let mut object = convert::to_stored(target, object);
+    write::ensure_metadata(&mut object);
+    metadata::fill_system_fields(&mut object, context.now);
+    let name = write::name_of(&object).to_owned();
+    strategy.default(&mut object);
+    let request = write::attributes(call, target, Operation::Create, &name, None, options.dry_run);
+    call.admission.admit(&request, &mut object).await?;
+    strategy.prepare_create(&mut object, &context);
+    super::subresources::rbac_guard(call, target, &object, None)?;
+    let errors = strategy.validate_create(&object);
+    if !errors.is_empty() {
+        let resource = target.store.resource;
+        return Err(ApiError::invalid_fields(resource.group, resource.kind, &name, errors));
+    }
+    strategy.warnings(&object, None).into_iter().for_each(|w| call.warn(w));
+    call.admission.validate(&request, Some(&object)).await?;
+    store(call, target, &name, object, options).await
+}
+
+async fn store(
+    call: &Call,
+    target: Target<'_>,
+    name: &str,
+    object: Value,
+    options: &WriteOptions,
+) -> ApiResult<Value> {
+    let namespace = if target.resource.namespaced { call.info.namespace.as_str() } else { "" };
+    if options.dry_run {
+        if target.store.find(namespace, name).await?.is_some() {
+            return Err(ApiError::already_exists(target.resource.group, target.resource.plural, name));
+        }
+        return Ok(object);
+    }
+    target.store.create(namespace, name, object).await
+}

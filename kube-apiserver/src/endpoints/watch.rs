@@ -1,0 +1,202 @@
+//! WATCH: frames that were encoded once for all watchers, followed until the time is up.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::stream;
+use http::Response;
+use rand::RngExt;
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use super::{Target, output};
+use crate::{
+    request::{
+        ApiError, ApiResult, RequestInfo,
+        negotiate::{self, Form},
+        options::ListOptions,
+        selector,
+    },
+    resources::table::IncludeObject,
+    server::{
+        Call, ResourceStore,
+        response::{self, Body, BoxError},
+    },
+    storage::cache::{EventKind, WatchItem, WatchQuery, Watcher, bookmark_frame},
+};
+
+/// Serves a watch of a collection or, below `/watch/`, of one object.
+///
+/// # Errors
+/// What is wrong before the stream starts; later errors are ERROR events.
+pub async fn serve(call: &Call, target: Target<'_>) -> ApiResult<Response<Body>> {
+    let wanted = negotiate::output(&call.headers, false)
+        .or_else(|_| negotiate::output(&call.headers, true))?;
+    let options = ListOptions::parse(&call.query, true)?;
+    let shape = Shape::of(call, target, wanted.form)?;
+    let query = WatchQuery {
+        selection: selection(&call.info, target, &options)?,
+        from: options.watch_from()?,
+        bookmarks: options.bookmarks,
+    };
+    let deadline = Instant::now() + timeout(call, &options);
+    let body = match target.store.cache.watch(query).await {
+        Ok(watcher) => response::stream(frames(watcher, shape, deadline)),
+        Err(error) => {
+            let error = target.store.cache_error(error);
+            if error.code() != 410 {
+                return Err(error);
+            }
+            response::full(error_frame(&error))
+        }
+    };
+    Ok(response::with_type(200, "application/json", body))
+}
+
+fn selection(
+    info: &RequestInfo,
+    target: Target<'_>,
+    options: &ListOptions,
+) -> ApiResult<crate::storage::cache::Selection> {
+    let namespace = if target.resource.namespaced { info.namespace.as_str() } else { "" };
+    let store: &ResourceStore = target.store;
+    let mut selection =
+        selector::selection(namespace, &options.label_selector, &options.field_selector, store.strategy)?;
+    if info.names_object() {
+        selection.name = Some(info.name.clone());
+    }
+    Ok(selection)
+}
+
+/// As asked for, else upstream's random time between once and twice the minimum.
+fn timeout(call: &Call, options: &ListOptions) -> Duration {
+    match options.timeout_seconds {
+        Some(seconds) if seconds > 0 => Duration::from_secs(seconds),
+        _ => call.config.min_request_timeout.mul_f64(1.0 + rand::rng().random_range(0.0..1.0)),
+    }
+}
+
+/// How events are written.
+struct Shape {
+    form: Form,
+    stored: bool,
+    resource: &'static common::api::Resource,
+    store_resource: &'static common::api::Resource,
+    include: IncludeObject,
+    server: std::sync::Arc<crate::server::ApiServer>,
+    /// Tables carry column definitions in the first event only.
+    first: bool,
+}
+
+impl Shape {
+    fn of(call: &Call, target: Target<'_>, form: Form) -> ApiResult<Self> {
+        Ok(Self {
+            form,
+            stored: target.is_stored_form(),
+            resource: target.resource,
+            store_resource: target.store.resource,
+            include: output::include_object(call)?,
+            server: std::sync::Arc::clone(&call.server),
+            first: true,
+        })
+    }
+
+    fn frame(&mut self, item: &WatchItem) -> ApiResult<Bytes> {
+        match item {
+            WatchItem::Event { frame, .. } if self.stored && self.form == Form::Object => Ok(frame.clone()),
+            WatchItem::Event { kind, object, revision, .. } => {
+                let mut tree: Value = serde_json::from_slice(object.bytes()).map_err(ApiError::internal)?;
+                if *kind == EventKind::Deleted {
+                    tree["metadata"]["resourceVersion"] = revision.to_string().into();
+                }
+                let server = std::sync::Arc::clone(&self.server);
+                let store = server.registry.store_of(self.resource);
+                let store = store.ok_or_else(ApiError::unknown_resource)?;
+                let target = Target { resource: self.resource, sub: None, store };
+                let tree = super::convert::to_served(target, tree);
+                let shaped = self.shape(target, tree);
+                Ok(event(kind.as_str(), &shaped))
+            }
+            WatchItem::Bookmark { revision, initial_events_end } => Ok(self.bookmark(*revision, *initial_events_end)),
+        }
+    }
+
+    fn shape(&mut self, target: Target<'_>, tree: Value) -> Value {
+        match self.form {
+            Form::Object => tree,
+            Form::Metadata(version) => output::partial(&tree, version),
+            Form::Table(version) => {
+                let meta = json!({"resourceVersion": tree["metadata"]["resourceVersion"]});
+                let mut table = output::table_of(target, std::slice::from_ref(&tree), &meta, self.include, version);
+                if !std::mem::take(&mut self.first) {
+                    table["columnDefinitions"] = Value::Null;
+                }
+                table
+            }
+        }
+    }
+
+    fn bookmark(&self, revision: u64, end: bool) -> Bytes {
+        let (api_version, kind) = match self.form {
+            Form::Object => (self.resource.api_version(), self.resource.kind),
+            Form::Metadata(version) => (format!("meta.k8s.io/{version}"), "PartialObjectMetadata"),
+            Form::Table(version) => return self.table_bookmark(revision, end, version),
+        };
+        bookmark_frame(&api_version, kind, revision, end)
+    }
+
+    /// Table clients find the revision in the row's object as well as in the table.
+    fn table_bookmark(&self, revision: u64, end: bool, version: &str) -> Bytes {
+        let mut meta = json!({"resourceVersion": revision.to_string()});
+        if end {
+            meta["annotations"] = json!({"k8s.io/initial-events-end": "true"});
+        }
+        let object = json!({
+            "kind": self.store_resource.kind,
+            "apiVersion": self.store_resource.api_version(),
+            "metadata": meta,
+        });
+        let table = json!({
+            "kind": "Table",
+            "apiVersion": format!("meta.k8s.io/{version}"),
+            "metadata": {"resourceVersion": revision.to_string()},
+            "columnDefinitions": [],
+            "rows": [{"cells": [], "object": object}],
+        });
+        event("BOOKMARK", &table)
+    }
+}
+
+fn event(kind: &str, object: &Value) -> Bytes {
+    let mut out = format!("{{\"type\":\"{kind}\",\"object\":").into_bytes();
+    out.extend(crate::server::registry::encode_ordered(object).unwrap_or_default());
+    out.extend_from_slice(b"}\n");
+    Bytes::from(out)
+}
+
+fn error_frame(error: &ApiError) -> Bytes {
+    event("ERROR", &error.to_value())
+}
+
+/// The stream of a watch: until the deadline, the end of the watcher, or an error, which is told last.
+fn frames(
+    watcher: Watcher,
+    shape: Shape,
+    deadline: Instant,
+) -> impl futures::Stream<Item = Result<Bytes, BoxError>> + Send + 'static {
+    stream::unfold(Some((watcher, shape)), move |state| async move {
+        let (mut watcher, mut shape) = state?;
+        let item = tokio::time::timeout_at(deadline, watcher.next()).await.ok()??;
+        let frame = match item {
+            Ok(item) => shape.frame(&item),
+            Err(error) => {
+                let store = shape.server.registry.store_of(shape.resource)?;
+                Err(store.cache_error(error))
+            }
+        };
+        Some(match frame {
+            Ok(frame) => (Ok(frame), Some((watcher, shape))),
+            Err(error) => (Ok(error_frame(&error)), None),
+        })
+    })
+}

@@ -1,0 +1,196 @@
+//! What creates, updates and patches share: reading the body, names and namespaces, the steps before an object is stored.
+
+use bytes::Bytes;
+use hyper::body::Incoming;
+use jiff::Timestamp;
+use serde_json::Value;
+
+use super::{Target, convert};
+use crate::{
+    admission::{self, Operation},
+    request::{
+        ApiError, ApiResult,
+        body::{self, Expected},
+        negotiate,
+        options::WriteOptions,
+    },
+    resources::Ctx,
+    server::{Call, Change, Stored},
+};
+
+/// Reads and decodes the body as `expected`, collecting warnings.
+///
+/// # Errors
+/// 400, 413, 415.
+pub async fn read_object(
+    call: &Call,
+    incoming: Incoming,
+    expected: Expected<'_>,
+    options: &WriteOptions,
+) -> ApiResult<Value> {
+    let encoding = negotiate::input(&call.headers)?;
+    let bytes: Bytes = body::read(incoming).await?;
+    let decoded = body::decode(&bytes, encoding, expected, options.field_validation)?;
+    decoded.warnings.into_iter().for_each(|w| call.warn(w));
+    Ok(decoded.object)
+}
+
+/// The request's context for strategies.
+#[must_use]
+pub fn context<'a>(call: &'a Call, target: Target<'_>) -> Ctx<'a> {
+    Ctx {
+        namespace: if target.resource.namespaced { &call.info.namespace } else { "" },
+        user: &call.user,
+        now: Timestamp::now(),
+    }
+}
+
+/// The name in an object's metadata.
+#[must_use]
+pub fn name_of(object: &Value) -> &str {
+    object["metadata"]["name"].as_str().unwrap_or_default()
+}
+
+/// Fills the namespace from the URL.
+///
+/// # Errors
+/// 400 when the object names another one.
+pub fn settle_namespace(object: &mut Value, namespaced: bool, namespace: &str) -> ApiResult<()> {
+    let own = object["metadata"]["namespace"].as_str().unwrap_or_default();
+    let wanted = if namespaced { namespace } else { "" };
+    if own == wanted {
+        return Ok(());
+    }
+    if own.is_empty() {
+        ensure_metadata(object)["namespace"] = wanted.into();
+        return Ok(());
+    }
+    if wanted.is_empty() {
+        if let Some(meta) = object["metadata"].as_object_mut() {
+            meta.remove("namespace");
+        }
+        return Ok(());
+    }
+    Err(ApiError::bad_request(
+        "the namespace of the provided object does not match the namespace sent on the request",
+    ))
+}
+
+/// The metadata, made when it is missing.
+pub fn ensure_metadata(object: &mut Value) -> &mut Value {
+    let meta = &mut object["metadata"];
+    if !meta.is_object() {
+        *meta = Value::Object(serde_json::Map::new());
+    }
+    meta
+}
+
+/// The attributes of a write for admission.
+#[must_use]
+pub fn attributes<'a>(
+    call: &'a Call,
+    target: Target<'a>,
+    operation: Operation,
+    name: &'a str,
+    old: Option<&'a Value>,
+    dry_run: bool,
+) -> admission::Attributes<'a> {
+    admission::Attributes {
+        call,
+        operation,
+        group: target.resource.group,
+        resource: target.resource.plural,
+        subresource: target.sub.map_or("", |s| s.name),
+        kind: target.sub.map_or(target.resource.kind, |s| s.kind),
+        namespace: &call.info.namespace,
+        name,
+        old,
+        dry_run,
+        delete: None,
+    }
+}
+
+/// Turns an admitted-to-be object into what is stored: default, admission, preparation, validation, in upstream's order.
+/// `object` is in the version of the request; the result is in the stored version.
+///
+/// # Errors
+/// What admission or validation objects to.
+pub async fn prepare_update(
+    call: &Call,
+    target: Target<'_>,
+    object: Value,
+    current: &Stored,
+    dry_run: bool,
+) -> ApiResult<Value> {
+    let strategy = target.store.strategy;
+    let sub = target.sub.map(|s| s.name);
+    let mut new = convert::to_stored(target, object);
+    strategy.default(&mut new);
+    let name = call.info.name.as_str();
+    let request = attributes(call, target, Operation::Update, name, Some(&current.object), dry_run);
+    call.admission.admit(&request, &mut new).await?;
+    let context = context(call, target);
+    strategy.prepare_update(&mut new, &current.object, sub, &context);
+    super::subresources::rbac_guard(call, target, &new, Some(&current.object))?;
+    let errors = strategy.validate_update(&new, &current.object, sub);
+    if !errors.is_empty() {
+        return Err(ApiError::invalid_fields(target.store.resource.group, target.store.resource.kind, name, errors));
+    }
+    strategy.warnings(&new, Some(&current.object)).into_iter().for_each(|w| call.warn(w));
+    call.admission.validate(&request, Some(&new)).await?;
+    Ok(new)
+}
+
+/// Checks what every write of an existing object must respect: resourceVersion and uid.
+///
+/// # Errors
+/// 409, or 422 when the kind demands a resourceVersion.
+pub fn check_versions(target: Target<'_>, name: &str, object: &Value, current: &Stored) -> ApiResult<()> {
+    let (group, resource) = (target.resource.group, target.resource.plural);
+    let text = |v: &Value| v.as_str().unwrap_or_default().to_owned();
+    let uid = text(&object["metadata"]["uid"]);
+    let current_uid = text(&current.object["metadata"]["uid"]);
+    if !uid.is_empty() && uid != current_uid {
+        let why = format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {current_uid}");
+        return Err(ApiError::conflict(group, resource, name, why));
+    }
+    let version = text(&object["metadata"]["resourceVersion"]);
+    if version.is_empty() || version == "0" {
+        if target.store.strategy.allow_unconditional_update() {
+            return Ok(());
+        }
+        return Err(ApiError::invalid(
+            target.store.resource.group,
+            target.store.resource.kind,
+            name,
+            vec![crate::request::status::StatusCause {
+                cause_type: "FieldValueInvalid".to_owned(),
+                message: "Invalid value: 0: must be specified for an update".to_owned(),
+                field: "metadata.resourceVersion".to_owned(),
+            }],
+        ));
+    }
+    if version != current.revision.to_string() {
+        return Err(ApiError::modified(group, resource, name));
+    }
+    Ok(())
+}
+
+/// Stores the object, or removes it when it is marked for deletion and the update took its last finalizer.
+#[must_use]
+pub fn put_or_finish(target: Target<'_>, object: Value, current: &Stored) -> Change {
+    let meta = &object["metadata"];
+    let finalizers = |o: &Value| o["metadata"]["finalizers"].as_array().map_or(0, Vec::len);
+    let graceful = target.store.strategy.is_graceful()
+        && meta["deletionGracePeriodSeconds"].as_i64().is_some_and(|seconds| seconds > 0);
+    let spec_finalizers = object["spec"]["finalizers"].as_array().map_or(0, Vec::len);
+    let is_namespace = target.store.resource.kind == "Namespace" && target.store.resource.group.is_empty();
+    let doomed = meta.get("deletionTimestamp").is_some_and(|t| !t.is_null());
+    if doomed && finalizers(&object) == 0 && !graceful && !(is_namespace && spec_finalizers > 0) {
+        let had = finalizers(&current.object) > 0 || is_namespace;
+        if had || !target.store.strategy.is_graceful() {
+            return Change::Delete;
+        }
+    }
+    Change::Put(object)
+}

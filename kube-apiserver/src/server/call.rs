@@ -1,0 +1,88 @@
+//! One request on its way: what was asked, by whom, and the server that answers.
+
+use std::{ops::Deref, sync::Arc};
+
+use http::{HeaderMap, HeaderValue, Method, Response};
+use parking_lot::Mutex;
+use serde_json::Value;
+
+use super::{
+    ApiServer,
+    response::{self, Body, Style},
+};
+use crate::{
+    authn::User,
+    authz::Attributes,
+    request::{ApiResult, Query, RequestInfo, negotiate},
+};
+
+/// Warnings beyond this are dropped, as upstream does.
+const MAX_WARNING_BYTES: usize = 4 * 1024;
+
+/// One request.
+pub struct Call {
+    /// The server.
+    pub server: Arc<ApiServer>,
+    /// HTTP method.
+    pub method: Method,
+    /// Attributes.
+    pub info: RequestInfo,
+    /// Query string.
+    pub query: Query,
+    /// Headers.
+    pub headers: HeaderMap,
+    /// Who asks (after impersonation).
+    pub user: User,
+    /// What to tell in `Warning` headers.
+    pub warnings: Mutex<Vec<String>>,
+}
+
+impl Deref for Call {
+    type Target = ApiServer;
+    fn deref(&self) -> &ApiServer {
+        &self.server
+    }
+}
+
+impl Call {
+    /// What authorization decides on.
+    #[must_use]
+    pub fn attributes(&self) -> Attributes<'_> {
+        Attributes::of(&self.user, &self.info)
+    }
+
+    /// Adds a warning, once.
+    pub fn warn(&self, text: impl Into<String>) {
+        let (text, mut warnings) = (text.into(), self.warnings.lock());
+        let size: usize = warnings.iter().map(String::len).sum();
+        if !warnings.contains(&text) && size + text.len() <= MAX_WARNING_BYTES {
+            warnings.push(text);
+        }
+    }
+
+    /// The style of an answer of this form.
+    #[must_use]
+    pub fn style(&self, encoding: negotiate::Encoding) -> Style {
+        Style::of(encoding, &self.query, &self.headers)
+    }
+
+    /// Answers with a tree in the negotiated encoding, whatever form was asked for.
+    ///
+    /// # Errors
+    /// 406.
+    pub fn reply(&self, code: u16, value: &Value) -> ApiResult<Response<Body>> {
+        let output = negotiate::output(&self.headers, false)?;
+        Ok(response::object(code, value, self.style(output.encoding)))
+    }
+
+    /// Writes the collected warnings into a response.
+    pub fn finish(&self, mut response: Response<Body>) -> Response<Body> {
+        for warning in self.warnings.lock().iter() {
+            let text = warning.replace('\\', "\\\\").replace('"', "\\\"").replace(['\n', '\r'], " ");
+            if let Ok(value) = HeaderValue::from_str(&format!("299 - \"{text}\"")) {
+                response.headers_mut().append("warning", value);
+            }
+        }
+        response
+    }
+}

@@ -1,0 +1,134 @@
+//! The life of the server: open, listen, bootstrap, serve, drain.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use anyhow::Context;
+use common::serving::{Health, ServeOptions, TlsOptions, serve_with};
+use tokio::{net::TcpListener, task::JoinHandle};
+use tokio_util::sync::CancellationToken;
+
+use super::{ApiServer, chain::Front, follow, setup};
+use crate::{
+    bootstrap,
+    options::{Config, Options},
+};
+
+/// How long requests under way may take at the end.
+const DRAIN: Duration = Duration::from_secs(10);
+
+/// A server that listens.
+pub struct Running {
+    /// Where.
+    pub address: SocketAddr,
+    /// The shared state.
+    pub server: Arc<ApiServer>,
+    serving: JoinHandle<anyhow::Result<()>>,
+}
+
+impl Running {
+    /// Waits until the server has ended and the store is closed.
+    ///
+    /// # Errors
+    /// Why serving failed.
+    pub async fn wait(self) -> anyhow::Result<()> {
+        let result = self.serving.await?;
+        self.server.registry.store().close().await;
+        result
+    }
+}
+
+/// Opens the store and the port and starts to serve; bootstrap goes on behind /readyz.
+///
+/// # Errors
+/// A flag, file, address or store that cannot be used.
+pub async fn start(options: Options, shutdown: CancellationToken) -> anyhow::Result<Running> {
+    let config = options.complete().map_err(|e| anyhow::anyhow!(e))?;
+    let serving = &config.options.serving;
+    let wanted = SocketAddr::new(serving.bind_address, serving.secure_port);
+    let listener = TcpListener::bind(wanted)
+        .await
+        .with_context(|| format!("failed to create listener: failed to listen on {wanted}"))?;
+    let address = listener.local_addr()?;
+    let tls = tls_options(&config);
+    let delay = serving.shutdown_delay_duration;
+    let store = setup::open_store(&config.options).await?;
+    let server = Arc::new(setup::build(config, store, Health::new(), shutdown.clone())?);
+    register_checks(&server);
+    let synced = follow::spawn(&server);
+    bootstrap::spawn(&server, synced);
+    let options = ServeOptions { drain: DRAIN, ..ServeOptions::default() };
+    let handler = Arc::new(Front(Arc::clone(&server)));
+    let serving = tokio::spawn(async move {
+        let stop = CancellationToken::new();
+        let ending = stop.clone();
+        tokio::spawn(async move {
+            shutdown.cancelled().await;
+            tokio::time::sleep(delay).await;
+            ending.cancel();
+        });
+        Ok(serve_with(listener, Some(tls), handler, options, stop).await?)
+    });
+    tracing::info!(%address, "serving securely");
+    Ok(Running { address, server, serving })
+}
+
+fn tls_options(config: &Config) -> TlsOptions {
+    let serving = &config.options.serving;
+    let mut hosts = vec![
+        config.advertise_address.to_string(),
+        "kubernetes".to_owned(),
+        "kubernetes.default".to_owned(),
+        "kubernetes.default.svc".to_owned(),
+    ];
+    hosts.extend(config.kubernetes_service_ip().map(|ip| ip.to_string()));
+    TlsOptions {
+        cert: serving.tls_cert_file.clone(),
+        key: serving.tls_private_key_file.clone(),
+        client_ca: config.options.authentication.client_ca_file.clone(),
+        cert_dir: Some(serving.cert_dir.clone()),
+        pair_name: "apiserver".to_owned(),
+        self_signed_hosts: hosts,
+        tls13_only: serving.tls_min_version.as_deref() == Some("VersionTLS13"),
+        ..TlsOptions::default()
+    }
+}
+
+/// What /readyz asks besides the bootstrap steps.
+fn register_checks(server: &Arc<ApiServer>) {
+    let etcd = StoreCheck::spawn(server);
+    server.health.register("etcd", move || etcd.clone().verdict());
+    let shutdown = server.shutdown.clone();
+    server.health.register_ready("shutdown", move || {
+        if shutdown.is_cancelled() { Err("process is shutting down".to_owned()) } else { Ok(()) }
+    });
+}
+
+/// Asks the store every few seconds; checks only look at the last answer.
+#[derive(Clone)]
+struct StoreCheck(tokio::sync::watch::Receiver<Option<String>>);
+
+impl StoreCheck {
+    fn spawn(server: &Arc<ApiServer>) -> Self {
+        let (sender, receiver) = tokio::sync::watch::channel(None);
+        let (store, shutdown) = (Arc::clone(server.registry.store()), server.shutdown.clone());
+        tokio::spawn(async move {
+            while !shutdown.is_cancelled() {
+                let verdict = match tokio::time::timeout(Duration::from_secs(2), store.health()).await {
+                    Ok(Ok(())) => None,
+                    Ok(Err(error)) => Some(error.to_string()),
+                    Err(_) => Some("no answer within 2s".to_owned()),
+                };
+                sender.send_replace(verdict);
+                tokio::select! {
+                    () = shutdown.cancelled() => {}
+                    () = tokio::time::sleep(Duration::from_secs(5)) => {}
+                }
+            }
+        });
+        Self(receiver)
+    }
+
+    fn verdict(&self) -> Result<(), String> {
+        self.0.borrow().clone().map_or(Ok(()), Err)
+    }
+}
