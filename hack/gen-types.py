@@ -100,6 +100,8 @@ class Generator:
             for attribute in ("map", "list"):
                 if f"x-kubernetes-{attribute}-type" in schema:
                     words.append(f"{attribute}=" + schema[f"x-kubernetes-{attribute}-type"])
+        if "$ref" in schema:
+            words.append("bare=true")
         if (short, name) in go:
             words.append("go=" + go[(short, name)])
         if "default" in schema:

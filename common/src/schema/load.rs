@@ -94,6 +94,7 @@ impl Loader {
                 "go" => row.go_type = span,
                 "map" => row.map_kind = span,
                 "list" => row.list_kind = span,
+                "bare" => row.bare = true,
                 _ => {}
             }
         }

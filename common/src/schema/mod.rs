@@ -14,10 +14,17 @@ pub use table::{Field, List, ListKind, MapKind, PatchStrategy, Scalar, Shape, St
 
 use std::sync::LazyLock;
 
+const TEXT: &str = include_str!("types.txt");
+
 /// The table of the built-in types.
 pub fn table() -> &'static Table {
-    static TABLE: LazyLock<Table> = LazyLock::new(|| load::parse(include_str!("types.txt")));
+    static TABLE: LazyLock<Table> = LazyLock::new(|| load::parse(TEXT));
     &TABLE
+}
+
+/// What the built-in table was read from: equal texts make equal documents.
+pub fn fingerprint() -> &'static str {
+    TEXT
 }
 
 /// The built-in type of objects of a kind; options kinds such as `DeleteOptions` exist in every group version.

@@ -98,6 +98,7 @@ pub(super) struct FieldRow {
     pub go_type: Option<Span>,
     pub map_kind: Option<Span>,
     pub list_kind: Option<Span>,
+    pub bare: bool,
 }
 
 /// Types that refer to each other.
@@ -309,6 +310,11 @@ impl<'t> Field<'t> {
     /// `x-kubernetes-list-type` stated at a field that is no list in JSON.
     pub fn list_kind(self) -> Option<&'t str> {
         self.row.list_kind.map(|span| self.table.str(span))
+    }
+
+    /// Whether OpenAPI v3 writes nothing beside the reference to its type.
+    pub fn bare(self) -> bool {
+        self.row.bare
     }
 
     /// The field that identifies list elements for strategic merge patch.

@@ -1,9 +1,13 @@
 //! OpenAPI documents (/openapi/v2, /openapi/v3 and below) from the type table, the catalog and k8s-openapi's texts.
 
+mod cache;
 mod descriptions;
+mod gnostic;
 mod operations;
 mod parameters;
+mod respond;
 mod schemas;
+mod v2;
 mod v3;
 
 #[cfg(test)]
@@ -12,18 +16,31 @@ mod tests;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use common::api::GroupVersion;
+use common::api::{GroupVersion, catalog};
+use common::config::version::GIT_VERSION;
 use http::{HeaderMap, Method, Response};
+use serde_json::{Map, Value, json};
+
+use cache::Cache;
+use operations::Media;
+use respond::Document;
+
+/// Which group versions are served.
+pub type Served = Arc<dyn Fn(&GroupVersion) -> bool + Send + Sync>;
 
 /// Answers OpenAPI requests; documents are built when first asked for and kept compressed.
 pub struct OpenApi {
-    served: Arc<dyn Fn(&GroupVersion) -> bool + Send + Sync>,
+    served: Served,
+    cache: Cache,
 }
+
+/// Part of every hash: to be raised when documents change without their sources changing.
+const REVISION: u32 = 1;
 
 impl OpenApi {
     /// Documents for the group versions that `served` admits.
-    pub fn new(served: Arc<dyn Fn(&GroupVersion) -> bool + Send + Sync>) -> Self {
-        Self { served }
+    pub fn new(served: Served) -> Self {
+        Self { served, cache: Cache::default() }
     }
 
     /// Answers if `path` is one of OpenAPI's. May take tens of milliseconds when a document is built: call it from
@@ -35,7 +52,124 @@ impl OpenApi {
         query: Option<&str>,
         headers: &HeaderMap,
     ) -> Option<Response<Bytes>> {
-        let _ = (method, path, query, headers, &self.served);
-        None
+        let name = path.strip_prefix("/openapi/")?.trim_end_matches('/');
+        let (name, known) = match name {
+            "v2" => (name, true),
+            "v3" => (name, true),
+            other => (
+                other.strip_prefix("v3/")?,
+                self.documents().iter().any(|known| Some(known.as_str()) == other.strip_prefix("v3/")),
+            ),
+        };
+        if !known {
+            return None;
+        }
+        if method != Method::GET && method != Method::HEAD {
+            return Some(respond::method_not_allowed());
+        }
+        self.cache.trim();
+        Some(match name {
+            "v2" => self.second(headers),
+            "v3" => respond::index(&self.index(), &self.hash("index"), headers),
+            name => {
+                let hash = self.hash(name);
+                if let Some(response) = respond::redirect(path, query, &hash) {
+                    return Some(response);
+                }
+                let document = Document { content_type: "application/json", hash: &hash, immutable: query.is_some() };
+                respond::document(&document, headers, || {
+                    self.cache
+                        .get(name, || self.third(name).map(|value| value.to_string().into_bytes()).unwrap_or_default())
+                })
+            }
+        })
+    }
+
+    /// Drops documents that nobody has asked for lately.
+    pub fn trim(&self) {
+        self.cache.trim();
+    }
+
+    fn second(&self, headers: &HeaderMap) -> Response<Bytes> {
+        let Some(form) = respond::second_form(headers) else { return respond::not_acceptable() };
+        let hash = self.hash(form);
+        let versions: Vec<&GroupVersion> =
+            catalog().group_versions().filter(|version| (self.served)(version)).collect();
+        let document = Document { content_type: form, hash: &hash, immutable: false };
+        respond::document(&document, headers, || {
+            self.cache.get(form, || {
+                let value = v2::document(&versions, GIT_VERSION);
+                if form == respond::JSON { value.to_string().into_bytes() } else { gnostic::encode(&value) }
+            })
+        })
+    }
+
+    /// The names of the v3 documents.
+    fn documents(&self) -> Vec<String> {
+        let mut names = vec!["api".to_owned(), "apis".to_owned(), "version".to_owned()];
+        for group in &catalog().groups {
+            let base = if group.name.is_empty() { "api".to_owned() } else { format!("apis/{}", group.name) };
+            let versions: Vec<_> = group.versions.iter().filter(|version| (self.served)(version)).collect();
+            names.extend(versions.iter().map(|version| format!("{base}/{}", version.version)));
+            if !versions.is_empty() && !group.name.is_empty() {
+                names.push(base);
+            }
+        }
+        names.sort();
+        names
+    }
+
+    fn index(&self) -> Value {
+        let entry = |name: String| {
+            let url = format!("/openapi/v3/{name}?hash={}", self.hash(&name));
+            (name, json!({"serverRelativeURL": url}))
+        };
+        let paths: Map<String, Value> = self.documents().into_iter().map(entry).collect();
+        json!({ "paths": paths })
+    }
+
+    /// A document of v3.
+    fn third(&self, name: &str) -> Option<Value> {
+        const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1";
+        let single = |path: &str, id: &str, tag: &str, text: &str, answer: &str, media: Media| {
+            let path = operations::discovery(path.into(), id.into(), tag.into(), text, answer, media);
+            v3::document(&[path], &[("", "v1")])
+        };
+        let versions = "get available API versions";
+        Some(match name.split('/').collect::<Vec<_>>().as_slice() {
+            ["api"] => {
+                let answer = format!("{META}.APIVersions");
+                single("/api/", "getCoreAPIVersions", "core", versions, &answer, Media::Discovery)
+            }
+            ["apis"] => {
+                let answer = format!("{META}.APIGroupList");
+                single("/apis/", "getAPIVersions", "apis", versions, &answer, Media::Discovery)
+            }
+            ["version"] => {
+                let answer = "io.k8s.apimachinery.pkg.version.Info";
+                let text = "get the version information for this server";
+                single("/version/", "getCodeVersion", "version", text, answer, Media::Json)
+            }
+            ["apis", group] => {
+                let id = format!("get{}APIGroup", operations::group_name(group));
+                let (tag, answer) = (operations::tag_name(group), format!("{META}.APIGroup"));
+                single(&format!("/apis/{group}/"), &id, &tag, "get information of a group", &answer, Media::Discovery)
+            }
+            ["api", version] => v3::group_version(catalog().group_version("", version)?),
+            ["apis", group, version] => v3::group_version(catalog().group_version(group, version)?),
+            _ => return None,
+        })
+    }
+
+    /// A document's hash, known without building it: documents follow from their sources.
+    fn hash(&self, name: &str) -> String {
+        let mut context = ring::digest::Context::new(&ring::digest::SHA512);
+        context.update(format!("{REVISION} {GIT_VERSION} {} {name}", env!("CARGO_PKG_VERSION")).as_bytes());
+        context.update(common::schema::fingerprint().as_bytes());
+        // The index and v2 also depend on what is served.
+        if matches!(name, "index" | respond::JSON | respond::PROTOBUF) {
+            self.documents().iter().for_each(|name| context.update(name.as_bytes()));
+        }
+        context.finish().as_ref().iter().map(|byte| format!("{byte:02X}")).collect()
     }
 }

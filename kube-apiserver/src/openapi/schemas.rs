@@ -116,7 +116,7 @@ impl Writer<'_> {
         extras.extend(field.list_kind().map(|kind| ("x-kubernetes-list-type".to_owned(), kind.into())));
         let mut schema = self.value(field.ty());
         // In v3 nothing may stand beside a reference.
-        if self.dialect == Dialect::V3 && schema.get("$ref").is_some() && !extras.is_empty() {
+        if self.dialect == Dialect::V3 && schema.get("$ref").is_some() && !field.bare() {
             schema = json!({"allOf": [schema]});
         }
         if let Value::Object(schema) = &mut schema {

@@ -50,20 +50,100 @@ fn differences(ours: &Value, theirs: &Value, at: &str, found: &mut Vec<String>) 
     }
 }
 
+fn everything() -> OpenApi {
+    OpenApi::new(Arc::new(|_| true))
+}
+
 #[test]
 fn has_upstreams_structure() {
     let Some(folder) = fixtures() else { return };
+    let openapi = everything();
     let mut found = Vec::new();
-    for version in catalog().group_versions() {
-        let name = match version.group {
-            "" => format!("api__{}_openapi.json", version.version),
-            group => format!("apis__{group}__{}_openapi.json", version.version),
-        };
-        let mut theirs: Value = serde_json::from_slice(&std::fs::read(folder.join(&name)).unwrap()).unwrap();
-        let mut ours = v3::group_version(version);
+    for name in openapi.documents() {
+        let file = folder.join(format!("{}_openapi.json", name.replace('/', "__")));
+        let mut theirs: Value = serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
+        let mut ours = openapi.third(&name).unwrap();
         structure(&mut theirs);
         structure(&mut ours);
         differences(&ours, &theirs, &name, &mut found);
     }
     assert!(found.is_empty(), "{} differences:\n{}", found.len(), found[..found.len().min(40)].join("\n"));
+}
+
+fn get(openapi: &OpenApi, path: &str, query: Option<&str>, headers: &[(&str, &str)]) -> Response<Bytes> {
+    let mut map = HeaderMap::new();
+    for (name, value) in headers {
+        map.append(http::HeaderName::try_from(*name).unwrap(), value.parse().unwrap());
+    }
+    openapi.handle(&Method::GET, path, query, &map).unwrap()
+}
+
+#[test]
+fn describes_every_kind_and_its_fields() {
+    let openapi = everything();
+    let apps = openapi.third("apis/apps/v1").unwrap();
+    let schemas = &apps["components"]["schemas"];
+    let replicas = &schemas["io.k8s.api.apps.v1.DeploymentSpec"]["properties"]["replicas"];
+    assert!(replicas["description"].as_str().unwrap().starts_with("Number of desired pods."), "{replicas}");
+    for version in catalog().group_versions() {
+        let name = match version.group {
+            "" => format!("api/{}", version.version),
+            group => format!("apis/{group}/{}", version.version),
+        };
+        let document = openapi.third(&name).unwrap();
+        for resource in &version.resources {
+            let ty = common::schema::lookup(resource.group, resource.version, resource.kind).unwrap();
+            let schema = &document["components"]["schemas"][ty.name().unwrap()];
+            assert!(schema["description"].is_string(), "{name} {}", resource.kind);
+        }
+    }
+}
+
+#[test]
+fn links_documents_by_hash() {
+    let openapi = everything();
+    let index: Value = serde_json::from_slice(get(&openapi, "/openapi/v3", None, &[]).body()).unwrap();
+    let url = index["paths"]["apis/batch/v1"]["serverRelativeURL"].as_str().unwrap();
+    let (path, query) = url.split_once('?').unwrap();
+    let response = get(&openapi, path, Some(query), &[]);
+    assert_eq!(response.headers()["cache-control"], "public, immutable");
+    let plain: Value = serde_json::from_slice(response.body()).unwrap();
+    assert_eq!(plain["openapi"], "3.0.0");
+    let packed = get(&openapi, path, None, &[("accept-encoding", "gzip, deflate")]);
+    assert_eq!(packed.headers()["content-encoding"], "gzip");
+    assert!(packed.body().len() * 5 < response.body().len());
+    let etag = response.headers()["etag"].to_str().unwrap();
+    let known = get(&openapi, path, None, &[("if-none-match", etag)]);
+    assert_eq!((known.status().as_u16(), known.body().len()), (304, 0));
+    let moved = get(&openapi, path, Some("hash=old"), &[]);
+    assert_eq!((moved.status().as_u16(), moved.headers()["location"].to_str().unwrap()), (301, url));
+    assert!(openapi.handle(&Method::GET, "/openapi/v3/apis/none/v1", None, &HeaderMap::new()).is_none());
+    assert!(openapi.handle(&Method::GET, "/openapi/v4", None, &HeaderMap::new()).is_none());
+}
+
+#[test]
+fn serves_only_what_is_enabled() {
+    let openapi = OpenApi::new(Arc::new(|version| version.on_by_default));
+    let index: Value = serde_json::from_slice(get(&openapi, "/openapi/v3", None, &[]).body()).unwrap();
+    assert!(index["paths"].get("apis/storage.k8s.io/v1").is_some());
+    assert!(index["paths"].get("apis/storage.k8s.io/v1beta1").is_none());
+    assert!(openapi.handle(&Method::GET, "/openapi/v3/apis/storage.k8s.io/v1beta1", None, &HeaderMap::new()).is_none());
+}
+
+#[test]
+fn serves_v2_in_json_and_protobuf() {
+    let openapi = OpenApi::new(Arc::new(|version| matches!(version.group, "apps" | "batch")));
+    let json = get(&openapi, "/openapi/v2", None, &[("accept", "application/json")]);
+    let document: Value = serde_json::from_slice(json.body()).unwrap();
+    let spec = &document["definitions"]["io.k8s.api.apps.v1.DeploymentSpec"]["properties"];
+    assert_eq!(spec["template"]["$ref"], "#/definitions/io.k8s.api.core.v1.PodTemplateSpec");
+    assert_eq!(spec["strategy"]["x-kubernetes-patch-strategy"], "retainKeys");
+    let patch = &document["paths"]["/apis/apps/v1/namespaces/{namespace}/deployments/{name}"]["patch"];
+    assert!(patch["parameters"].to_string().contains("fieldValidation"), "{patch}");
+    let accept = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
+    let protobuf = get(&openapi, "/openapi/v2", None, &[("accept", accept)]);
+    assert_eq!(protobuf.headers()["content-type"], respond::PROTOBUF);
+    // swagger = 1: "2.0"; info = 2.
+    assert!(protobuf.body().starts_with(b"\x0a\x032.0\x12"));
+    assert_eq!(get(&openapi, "/openapi/v2", None, &[("accept", "text/html")]).status().as_u16(), 406);
 }

@@ -21,23 +21,10 @@ pub(super) fn from_text(scalar: Scalar, text: &str) -> Result<Value, String> {
 
 /// The canonical form of a quantity.
 pub(super) fn quantity(text: &str) -> Result<Value, String> {
-    let digits = text.strip_prefix(['+', '-']).unwrap_or(text);
-    let number = digits.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(digits.len());
-    let (number, suffix) = digits.split_at(number);
-    let known = matches!(
-        suffix,
-        "" | "n" | "u" | "m" | "k" | "M" | "G" | "T" | "P" | "E" | "Ki" | "Mi" | "Gi" | "Ti" | "Pi" | "Ei"
-    );
-    let exponent = suffix.strip_prefix(['e', 'E']).is_some_and(|power| power.parse::<i32>().is_ok());
-    if !number.bytes().any(|byte| byte.is_ascii_digit()) || number.matches('.').count() > 1 {
-        return Err("quantities must match the regular expression \
-                    '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'"
-            .into());
+    match text.parse::<crate::meta::quantity::Quantity>() {
+        Ok(quantity) => Ok(Value::String(quantity.to_string())),
+        Err(error) => Err(error.to_string()),
     }
-    if !known && !exponent {
-        return Err("unable to parse quantity's suffix".into());
-    }
-    Ok(Value::String(text.to_owned()))
 }
 
 fn time(text: &str, layout: &str, decimals: i16) -> Result<Value, String> {

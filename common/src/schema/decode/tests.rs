@@ -117,9 +117,9 @@ fn keeps_free_form_json_and_reads_scalars_with_rules() {
     );
     let text = r#"{"spec":{"ports":[{"port":80,"targetPort":"http"},{"port":81,"targetPort":8081}]}}"#;
     assert_eq!(decoded(("", "Service"), text).value, serde_json::from_str::<Value>(text).unwrap());
-    let text = r#"{"spec":{"containers":[{"resources":{"limits":{"cpu":2,"memory":"1Gi"}}}]}}"#;
+    let text = r#"{"spec":{"containers":[{"resources":{"limits":{"cpu":2,"memory":"1024Mi","x":"0.5"}}}]}}"#;
     let limits = decoded(("", "Pod"), text).value["spec"]["containers"][0]["resources"]["limits"].clone();
-    assert_eq!(limits, json!({"cpu": "2", "memory": "1Gi"}));
+    assert_eq!(limits, json!({"cpu": "2", "memory": "1Gi", "x": "500m"}));
 }
 
 #[test]
