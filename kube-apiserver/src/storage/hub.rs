@@ -18,8 +18,11 @@ use tokio::sync::Notify;
 
 use super::{ProgressRequest, Revision, StoreError, StoreEvent, WatchBatch};
 
+/// What is kept for watches that are behind.
 const MAX_EVENTS: usize = 4096;
 const MAX_BYTES: usize = 8 << 20;
+/// What is kept when none is, for watches that are just starting.
+const IDLE_EVENTS: usize = 256;
 const BATCH_EVENTS: usize = 1000;
 
 /// The log.
@@ -94,6 +97,8 @@ impl Hub {
         if revision == state.published && events.is_empty() {
             return;
         }
+        let behind = state.subscribers.iter().any(|subscriber| subscriber.pending.load(Ordering::Acquire));
+        state.trim(if behind { MAX_EVENTS } else { IDLE_EVENTS });
         let before = std::mem::replace(&mut state.published, revision);
         self.published.store(revision, Ordering::Release);
         for subscriber in &state.subscribers {
@@ -110,7 +115,7 @@ impl Hub {
             state.bytes += weight(&event);
             state.ring.push_back(event);
         }
-        state.trim();
+        state.trim(MAX_EVENTS);
     }
 
     /// Forgets the ring, so that every watch goes through history: after events may have been missed.
@@ -161,8 +166,8 @@ impl Hub {
 }
 
 impl State {
-    fn trim(&mut self) {
-        while self.ring.len() > MAX_EVENTS || self.bytes > MAX_BYTES {
+    fn trim(&mut self, events: usize) {
+        while self.ring.len() > events || self.bytes > MAX_BYTES {
             let Some(event) = self.ring.pop_front() else { return };
             self.bytes = self.bytes.saturating_sub(weight(&event));
             self.floor = event.revision();

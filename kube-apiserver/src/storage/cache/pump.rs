@@ -98,10 +98,14 @@ async fn watch(inner: &Arc<Inner>) -> StoreError {
         watch.progress.request(wanted);
     }
     let ended = loop {
-        match watch.batches.next().await {
-            Some(Ok(batch)) => apply(inner, batch),
-            Some(Err(error)) => break error,
-            None => break StoreError::Unavailable("the watch ended".into()),
+        match tokio::time::timeout(inner.options.event_age, watch.batches.next()).await {
+            Ok(Some(Ok(batch))) => apply(inner, batch),
+            Ok(Some(Err(error))) => break error,
+            Ok(None) => break StoreError::Unavailable("the watch ended".into()),
+            Err(_) => {
+                inner.state.write().prune(Instant::now(), &inner.options);
+                inner.snapshots.lock().prune();
+            }
         }
     };
     inner.progress.lock().take();

@@ -128,6 +128,11 @@ impl State {
         self.unswept.1 += event.weight();
         let now = event.at;
         self.ring.push_back(event);
+        self.prune(now, options);
+    }
+
+    /// Lets go of events beyond the limits.
+    pub fn prune(&mut self, now: Instant, options: &CacheOptions) {
         while self.ring.len() > options.min_events {
             let Some(oldest) = self.ring.front() else { break };
             let full = self.ring.len() > options.max_events || self.bytes > options.max_event_bytes;
