@@ -1,8 +1,9 @@
-//! The etcd store against a real etcd on loopback.
+//! The etcd store against a real etcd on loopback: the one on PATH, or what `CORTEN_ETCD` names.
 
 use std::{
+    ffi::OsString,
     net::TcpListener,
-    path::Path,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
 };
 
@@ -15,12 +16,21 @@ struct Etcd {
     client: u16,
     peer: u16,
     directory: tempfile::TempDir,
+    secure: bool,
+}
+
+fn program() -> OsString {
+    std::env::var_os("CORTEN_ETCD").unwrap_or_else(|| "etcd".into())
 }
 
 impl Etcd {
     /// `None` (with a notice) on a machine without etcd; there must be one in CI.
     fn start() -> Option<Self> {
-        let installed = Command::new("etcd").arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
+        Self::launch(false)
+    }
+
+    fn launch(secure: bool) -> Option<Self> {
+        let installed = Command::new(program()).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
         if installed.is_err() {
             assert!(std::env::var("CI").as_deref() != Ok("true"), "etcd is not installed (Debian: etcd-server)");
             eprintln!("NOTICE: etcd is not installed; the etcd store is not tested (Debian: etcd-server)");
@@ -28,8 +38,11 @@ impl Etcd {
         }
         let (client, peer) = (free_port(), free_port());
         let directory = tempfile::tempdir().unwrap();
-        let child = launch(directory.path(), client, peer);
-        Some(Self { child, client, peer, directory })
+        if secure {
+            certificates(directory.path());
+        }
+        let child = launch(directory.path(), client, peer, secure);
+        Some(Self { child, client, peer, directory, secure })
     }
 
     fn kill(&mut self) {
@@ -39,11 +52,12 @@ impl Etcd {
 
     fn restart(&mut self) {
         self.kill();
-        self.child = launch(self.directory.path(), self.client, self.peer);
+        self.child = launch(self.directory.path(), self.client, self.peer, self.secure);
     }
 
     fn options(&self) -> EtcdOptions {
-        let endpoints = vec![format!("http://127.0.0.1:{}", self.client)];
+        let scheme = if self.secure { "https" } else { "http" };
+        let endpoints = vec![format!("{scheme}://127.0.0.1:{}", self.client)];
         EtcdOptions { compaction_interval: Duration::ZERO, connect_timeout: PATIENCE, ..EtcdOptions::new(endpoints) }
     }
 }
@@ -54,18 +68,44 @@ impl Drop for Etcd {
     }
 }
 
-fn launch(directory: &Path, client: u16, peer: u16) -> Child {
-    let (client, peer) = (format!("http://127.0.0.1:{client}"), format!("http://127.0.0.1:{peer}"));
-    Command::new("etcd")
+fn launch(directory: &Path, client: u16, peer: u16, secure: bool) -> Child {
+    let scheme = if secure { "https" } else { "http" };
+    let (client, peer) = (format!("{scheme}://127.0.0.1:{client}"), format!("http://127.0.0.1:{peer}"));
+    let mut command = Command::new(program());
+    command
         .args(["--name", "test", "--logger", "zap", "--log-level", "error", "--data-dir"])
-        .arg(directory)
+        .arg(directory.join("data"))
         .args(["--listen-client-urls", &client, "--advertise-client-urls", &client])
         .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])
-        .args(["--initial-cluster", &format!("test={peer}")])
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap()
+        .args(["--initial-cluster", &format!("test={peer}")]);
+    if secure {
+        command
+            .arg("--cert-file")
+            .arg(directory.join("server.crt"))
+            .arg("--key-file")
+            .arg(directory.join("server.key"));
+        command.arg("--client-cert-auth").arg("--trusted-ca-file").arg(directory.join("ca.crt"));
+    }
+    command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+}
+
+/// A CA, and certificates of it for the server and a client.
+fn certificates(directory: &Path) {
+    let write = |name: &str, pem: String| std::fs::write(directory.join(name), pem).unwrap();
+    let key = rcgen::KeyPair::generate().unwrap();
+    let mut authority = rcgen::CertificateParams::new(Vec::new()).unwrap();
+    authority.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    write("ca.crt", authority.self_signed(&key).unwrap().pem());
+    let issuer = rcgen::Issuer::new(authority, key);
+    for name in ["server", "client"] {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let mut leaf = rcgen::CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
+        leaf.distinguished_name.push(rcgen::DnType::CommonName, name);
+        leaf.extended_key_usages =
+            vec![rcgen::ExtendedKeyUsagePurpose::ServerAuth, rcgen::ExtendedKeyUsagePurpose::ClientAuth];
+        write(&format!("{name}.crt"), leaf.signed_by(&key, &issuer).unwrap().pem());
+        write(&format!("{name}.key"), key.serialize_pem());
+    }
 }
 
 fn free_port() -> u16 {
@@ -132,4 +172,25 @@ async fn who_cannot_be_reached_is_named() {
         EtcdOptions { connect_timeout: Duration::from_millis(500), ..EtcdOptions::new(vec![endpoint.clone()]) };
     let error = connect(options).await.err().unwrap();
     assert!(matches!(&error, StoreError::Unavailable(message) if message.contains(&endpoint)), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn client_certificates() {
+    let Some(etcd) = Etcd::launch(true) else { return };
+    let file = |name: &str| -> Option<PathBuf> { Some(etcd.directory.path().join(name)) };
+    let options = EtcdOptions { ca_file: file("ca.crt"), ..etcd.options() };
+    let with_certificate =
+        EtcdOptions { cert_file: file("client.crt"), key_file: file("client.key"), ..options.clone() };
+    let store = connect(with_certificate.clone()).await.unwrap();
+    store.create("/registry/x/a", text("1"), None).await.unwrap();
+
+    let without = EtcdOptions { connect_timeout: Duration::from_millis(500), ..options.clone() };
+    assert!(matches!(connect(without).await.err(), Some(StoreError::Unavailable(_))));
+    let half = EtcdOptions { key_file: None, ..with_certificate.clone() };
+    let missing = EtcdOptions { ca_file: file("none.crt"), ..with_certificate.clone() };
+    let unknown = EtcdOptions { ca_file: None, ..with_certificate };
+    for (bad, says) in [(half, "--etcd-keyfile"), (missing, "none.crt"), (unknown, "--etcd-cafile")] {
+        let error = connect(bad).await.err().unwrap().to_string();
+        assert!(error.contains(says), "{error}");
+    }
 }

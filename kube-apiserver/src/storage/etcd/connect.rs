@@ -68,10 +68,10 @@ fn dial_options(options: &EtcdOptions) -> Result<ConnectOptions, StoreError> {
     if !secure {
         return Ok(dial);
     }
-    let mut tls = TlsOptions::new();
-    if let Some(path) = &options.ca_file {
-        tls = tls.ca_certificate(Certificate::from_pem(read("--etcd-cafile", path)?));
-    }
+    let Some(authority) = &options.ca_file else {
+        return Err(StoreError::Internal("https endpoints in --etcd-servers need --etcd-cafile".into()));
+    };
+    let mut tls = TlsOptions::new().ca_certificate(Certificate::from_pem(read("--etcd-cafile", authority)?));
     match (&options.cert_file, &options.key_file) {
         (Some(certificate), Some(key)) => {
             let certificate = read("--etcd-certfile", certificate)?;
