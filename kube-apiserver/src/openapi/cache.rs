@@ -1,7 +1,7 @@
 //! Finished documents, compressed, for as long as somebody asks for them.
 
 use std::collections::HashMap;
-use std::io::Write;
+use std::io::{self, Write};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -25,14 +25,14 @@ pub(super) struct Cache {
 
 impl Cache {
     /// The compressed document, built if it is not there. One is built at a time.
-    pub(super) fn get(&self, name: &str, build: impl FnOnce() -> Vec<u8>) -> Bytes {
+    pub(super) fn get(&self, name: &str, build: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Bytes {
         let mut entries = self.entries.lock();
         let now = Instant::now();
         if let Some(entry) = entries.get_mut(name) {
             entry.used = now;
             return entry.gzip.clone();
         }
-        let gzip = compress(&build());
+        let gzip = compress(build);
         entries.insert(name.to_owned(), Entry { gzip: gzip.clone(), used: now });
         gzip
     }
@@ -43,9 +43,11 @@ impl Cache {
     }
 }
 
-/// Writing to memory does not fail; if it did, the stream would end early and clients would notice.
-fn compress(bytes: &[u8]) -> Bytes {
-    let mut encoder = GzEncoder::new(Vec::with_capacity(bytes.len() / 8), Compression::default());
-    let written = encoder.write_all(bytes);
+/// Writing to memory does not fail; if it did, the stream would be empty and clients would notice.
+fn compress(build: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Bytes {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
+    let mut buffered = io::BufWriter::with_capacity(64 * 1024, &mut encoder);
+    let written = build(&mut buffered).and_then(|()| buffered.flush());
+    drop(buffered);
     written.and_then(|()| encoder.finish()).map(Bytes::from).unwrap_or_default()
 }

@@ -1,7 +1,8 @@
 //! Descriptions: k8s-openapi carries upstream's texts in its JSON schemas; they are read at run time, never copied.
 
-use std::collections::HashMap;
+use std::collections::BTreeSet;
 
+use common::schema::Type;
 use k8s_openapi::schemars::{JsonSchema, SchemaGenerator};
 use serde_json::{Map, Value};
 
@@ -9,13 +10,12 @@ use serde_json::{Map, Value};
 pub(super) struct Descriptions(Map<String, Value>);
 
 impl Descriptions {
-    /// The texts reachable from the types of the given packages.
-    pub(super) fn of<'p>(packages: impl Iterator<Item = &'p str>) -> Self {
+    /// The texts about the given types.
+    pub(super) fn of(types: &[Type<'_>]) -> Self {
+        let packages: BTreeSet<String> = types.iter().filter_map(|ty| Some(ty.package()?.replace('-', "_"))).collect();
         let mut generator = SchemaGenerator::default();
-        let roots: HashMap<&str, &[Root]> = ROOTS.iter().map(|(package, roots)| (*package, *roots)).collect();
-        for root in
-            packages.filter_map(|package| roots.get(package.replace('-', "_").as_str())).flat_map(|roots| roots.iter())
-        {
+        let wanted = ROOTS.iter().filter(|(package, _)| packages.contains(*package));
+        for root in wanted.flat_map(|(_, roots)| roots.iter()) {
             root(&mut generator);
         }
         Self(generator.take_definitions(false))

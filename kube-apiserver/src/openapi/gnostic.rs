@@ -2,8 +2,12 @@
 //!
 //! The numbers are those of the published OpenAPIv2.proto; only the parts that [`super::v2`] writes are covered.
 
+use std::io::{self, Write};
+
 use prost::encoding::{WireType, encode_key, encode_varint};
 use serde_json::Value;
+
+use super::v2::Document;
 
 /// A message being written.
 #[derive(Default)]
@@ -52,11 +56,14 @@ impl Message {
     /// Name and value of every entry of an object that `wanted` admits.
     fn named(self, number: u32, value: Option<&Value>, wanted: fn(&str) -> bool, write: fn(&Value) -> Message) -> Self {
         let entries = value.and_then(Value::as_object).into_iter().flatten();
-        entries.filter(|(name, _)| wanted(name)).fold(self, |message, (name, value)| {
-            let mut entry = Message::default();
-            entry.bytes(1, name.as_bytes());
-            message.message(number, &entry.message(2, &write(value)))
-        })
+        let wanted = entries.filter(|(name, _)| wanted(name));
+        wanted.fold(self, |message, (name, value)| message.entry(number, name, &write(value)))
+    }
+
+    fn entry(self, number: u32, name: &str, value: &Message) -> Self {
+        let mut entry = Message::default();
+        entry.bytes(1, name.as_bytes());
+        self.message(number, &entry.message(2, value))
     }
 
     fn bytes(&mut self, number: u32, bytes: &[u8]) {
@@ -66,21 +73,27 @@ impl Message {
     }
 }
 
-/// A document in bytes.
-pub(super) fn encode(document: &Value) -> Vec<u8> {
+/// Writes a document.
+pub(super) fn write(document: &Document<'_>, out: &mut dyn Write) -> io::Result<()> {
+    let collect = |number, entries: &mut dyn Iterator<Item = (String, Value)>, write: fn(&Value) -> Message| {
+        entries.fold(Message::default(), |message, (name, value)| message.entry(number, &name, &write(&value)))
+    };
+    let definitions = collect(1, &mut document.definitions(), schema);
+    let paths = collect(2, &mut document.paths(), path_item);
     let security = |value: &Value| Message::default().message(2, &api_key(value));
-    Message::default()
-        .text(1, document.get("swagger"))
-        .optional(2, document.get("info"), |info| {
+    let head = document.head();
+    let message = Message::default()
+        .text(1, head.get("swagger"))
+        .optional(2, head.get("info"), |info| {
             Message::default().text(1, info.get("title")).text(2, info.get("version"))
         })
-        .message(8, &Message::default().named(2, document.get("paths"), any, path_item))
-        .message(9, &Message::default().named(1, document.get("definitions"), any, schema))
-        .each(12, document.get("security"), |requirement| {
+        .message(8, &paths)
+        .message(9, &definitions)
+        .each(12, head.get("security"), |requirement| {
             Message::default().named(1, Some(requirement), any, |scopes| Message::default().texts(1, Some(scopes)))
         })
-        .message(13, &Message::default().named(1, document.get("securityDefinitions"), any, security))
-        .0
+        .message(13, &Message::default().named(1, head.get("securityDefinitions"), any, security));
+    out.write_all(&message.0)
 }
 
 fn any(_: &str) -> bool {

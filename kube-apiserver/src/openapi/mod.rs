@@ -13,7 +13,8 @@ mod v3;
 #[cfg(test)]
 mod tests;
 
-use std::sync::Arc;
+use std::io::{self, Write};
+use std::sync::{Arc, LazyLock};
 
 use bytes::Bytes;
 use common::api::{GroupVersion, catalog};
@@ -77,10 +78,7 @@ impl OpenApi {
                     return Some(response);
                 }
                 let document = Document { content_type: "application/json", hash: &hash, immutable: query.is_some() };
-                respond::document(&document, headers, || {
-                    self.cache
-                        .get(name, || self.third(name).map(|value| value.to_string().into_bytes()).unwrap_or_default())
-                })
+                respond::document(&document, headers, || self.cache.get(name, |out| self.third(name, out)))
             }
         })
     }
@@ -97,9 +95,9 @@ impl OpenApi {
             catalog().group_versions().filter(|version| (self.served)(version)).collect();
         let document = Document { content_type: form, hash: &hash, immutable: false };
         respond::document(&document, headers, || {
-            self.cache.get(form, || {
-                let value = v2::document(&versions, GIT_VERSION);
-                if form == respond::JSON { value.to_string().into_bytes() } else { gnostic::encode(&value) }
+            self.cache.get(form, |out| {
+                let document = v2::Document::new(&versions);
+                if form == respond::JSON { document.write_json(out) } else { gnostic::write(&document, out) }
             })
         })
     }
@@ -128,48 +126,57 @@ impl OpenApi {
         json!({ "paths": paths })
     }
 
-    /// A document of v3.
-    fn third(&self, name: &str) -> Option<Value> {
+    /// Writes a document of v3.
+    fn third(&self, name: &str, out: &mut dyn Write) -> io::Result<()> {
         const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1";
-        let single = |path: &str, id: &str, tag: &str, text: &str, answer: &str, media: Media| {
-            let path = operations::discovery(path.into(), id.into(), tag.into(), text, answer, media);
-            v3::document(&[path], &[("", "v1")])
-        };
         let versions = "get available API versions";
-        Some(match name.split('/').collect::<Vec<_>>().as_slice() {
+        let single = match name.split('/').collect::<Vec<_>>().as_slice() {
             ["api"] => {
                 let answer = format!("{META}.APIVersions");
-                single("/api/", "getCoreAPIVersions", "core", versions, &answer, Media::Discovery)
+                operations::discovery("/api/", "getCoreAPIVersions", "core", versions, &answer, Media::Discovery)
             }
             ["apis"] => {
                 let answer = format!("{META}.APIGroupList");
-                single("/apis/", "getAPIVersions", "apis", versions, &answer, Media::Discovery)
+                operations::discovery("/apis/", "getAPIVersions", "apis", versions, &answer, Media::Discovery)
             }
             ["version"] => {
                 let answer = "io.k8s.apimachinery.pkg.version.Info";
                 let text = "get the version information for this server";
-                single("/version/", "getCodeVersion", "version", text, answer, Media::Json)
+                operations::discovery("/version/", "getCodeVersion", "version", text, answer, Media::Json)
             }
             ["apis", group] => {
-                let id = format!("get{}APIGroup", operations::group_name(group));
+                let (path, id) = (format!("/apis/{group}/"), format!("get{}APIGroup", operations::group_name(group)));
                 let (tag, answer) = (operations::tag_name(group), format!("{META}.APIGroup"));
-                single(&format!("/apis/{group}/"), &id, &tag, "get information of a group", &answer, Media::Discovery)
+                operations::discovery(&path, &id, &tag, "get information of a group", &answer, Media::Discovery)
             }
-            ["api", version] => v3::group_version(catalog().group_version("", version)?),
-            ["apis", group, version] => v3::group_version(catalog().group_version(group, version)?),
-            _ => return None,
-        })
+            [.., version] => {
+                let group = name.split('/').nth(1).filter(|_| name.starts_with("apis/")).unwrap_or("");
+                return match catalog().group_version(group, version) {
+                    Some(version) => v3::group_version(version, out),
+                    None => Ok(()),
+                };
+            }
+            [] => return Ok(()),
+        };
+        v3::document(&[single], &[("", "v1")], out)
     }
 
     /// A document's hash, known without building it: documents follow from their sources.
     fn hash(&self, name: &str) -> String {
         let mut context = ring::digest::Context::new(&ring::digest::SHA512);
         context.update(format!("{REVISION} {GIT_VERSION} {} {name}", env!("CARGO_PKG_VERSION")).as_bytes());
-        context.update(common::schema::fingerprint().as_bytes());
+        context.update(sources());
         // The index and v2 also depend on what is served.
         if matches!(name, "index" | respond::JSON | respond::PROTOBUF) {
             self.documents().iter().for_each(|name| context.update(name.as_bytes()));
         }
         context.finish().as_ref().iter().map(|byte| format!("{byte:02X}")).collect()
     }
+}
+
+/// The digest of the type table, computed once.
+fn sources() -> &'static [u8] {
+    static DIGEST: LazyLock<ring::digest::Digest> =
+        LazyLock::new(|| ring::digest::digest(&ring::digest::SHA256, common::schema::fingerprint().as_bytes()));
+    DIGEST.as_ref()
 }

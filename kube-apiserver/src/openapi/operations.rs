@@ -58,12 +58,12 @@ pub(super) struct Operation {
 const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1";
 
 /// A document of discovery (no resource, no parameters).
-pub(super) fn discovery(path: String, id: String, tag: String, description: &str, answer: &str, media: Media) -> Path {
+pub(super) fn discovery(path: &str, id: &str, tag: &str, description: &str, answer: &str, media: Media) -> Path {
     let operation = Operation {
         method: "get",
-        id,
+        id: id.into(),
         description: description.into(),
-        tag,
+        tag: tag.into(),
         action: None,
         kind: None,
         parameters: Vec::new(),
@@ -72,7 +72,7 @@ pub(super) fn discovery(path: String, id: String, tag: String, description: &str
         codes: &[200],
         media,
     };
-    Path { path, operations: vec![operation] }
+    Path { path: path.into(), operations: vec![operation] }
 }
 
 /// `rbac.authorization.k8s.io` as operation ids spell it: `RbacAuthorization`.
@@ -103,9 +103,9 @@ pub(super) fn of(version: &GroupVersion) -> Vec<Path> {
     let prefix = group_name(version.group) + &capital(version.version);
     let tag = format!("{}_{}", tag_name(version.group), version.version);
     let mut paths = vec![discovery(
-        format!("{base}/"),
-        format!("get{prefix}APIResources"),
-        tag.clone(),
+        &format!("{base}/"),
+        &format!("get{prefix}APIResources"),
+        &tag,
         "get available resources",
         &format!("{META}.APIResourceList"),
         Media::Object,

@@ -1,44 +1,74 @@
 //! OpenAPI v2: one document of everything, for older clients.
 
-use std::collections::BTreeSet;
+use std::io::{self, Write};
 
 use common::api::GroupVersion;
+use common::config::version::GIT_VERSION;
+use common::schema::Type;
 use serde_json::{Map, Value, json};
 
 use super::descriptions::Descriptions;
 use super::operations::{self, Answer, Body, Operation, Path};
 use super::parameters::Parameter;
 use super::schemas::{Dialect, Writer, closure};
-use super::v3::{PATCHES, annotate, code_text, common_parameters, media_types, own_parameters, references};
+use super::v3::{
+    PATCHES, annotate, bearer, code_text, common_parameters, media_types, own_parameters, references, write_map,
+};
 
 const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1";
 
-/// The document of the given group versions.
-pub(super) fn document(versions: &[&GroupVersion], git_version: &str) -> Value {
-    let paths: Vec<Path> = versions.iter().flat_map(|version| operations::of(version)).collect();
-    let roots: BTreeSet<String> = paths.iter().flat_map(|path| &path.operations).flat_map(references).collect();
-    let types = closure(roots);
-    let packages: BTreeSet<&str> = types.iter().filter_map(|ty| ty.package()).collect();
-    let texts = Descriptions::of(packages.into_iter());
-    let group_versions: Vec<(&str, &str)> = versions.iter().map(|version| (version.group, version.version)).collect();
-    let writer = Writer { dialect: Dialect::V2, texts: &texts, group_versions: &group_versions };
-    let mut definitions = Map::new();
-    for ty in types {
-        if let Some(name) = ty.name() {
-            definitions.insert(name.clone(), writer.definition(ty, &name));
-        }
+/// The document of the given group versions; its definitions and paths come one by one.
+pub(super) struct Document<'v> {
+    versions: &'v [&'v GroupVersion],
+    paths: Vec<Path>,
+    types: Vec<Type<'static>>,
+    texts: Descriptions,
+}
+
+impl<'v> Document<'v> {
+    pub(super) fn new(versions: &'v [&'v GroupVersion]) -> Self {
+        let paths: Vec<Path> = versions.iter().flat_map(|version| operations::of(version)).collect();
+        let types = closure(paths.iter().flat_map(|path| &path.operations).flat_map(references).collect());
+        let texts = Descriptions::of(&types);
+        Self { versions, paths, types, texts }
     }
-    let paths: Map<String, Value> = paths.iter().map(|path| (path.path.clone(), path_item(path))).collect();
-    json!({
-        "swagger": "2.0",
-        "info": {"title": "Kubernetes", "version": git_version},
-        "paths": paths,
-        "definitions": definitions,
-        "security": [{"BearerToken": []}],
-        "securityDefinitions": {"BearerToken": {
-            "type": "apiKey", "name": "authorization", "in": "header", "description": "Bearer Token authentication",
-        }},
-    })
+
+    /// Everything but definitions and paths.
+    pub(super) fn head(&self) -> Value {
+        json!({
+            "swagger": "2.0",
+            "info": {"title": "Kubernetes", "version": GIT_VERSION},
+            "security": [{"BearerToken": []}],
+            "securityDefinitions": {"BearerToken": bearer()},
+        })
+    }
+
+    pub(super) fn definitions(&self) -> impl Iterator<Item = (String, Value)> {
+        let group_versions: Vec<(&str, &str)> =
+            self.versions.iter().map(|version| (version.group, version.version)).collect();
+        self.types.iter().filter_map(move |ty| {
+            let writer = Writer { dialect: Dialect::V2, texts: &self.texts, group_versions: &group_versions };
+            let name = ty.name()?;
+            let definition = writer.definition(*ty, &name);
+            Some((name, definition))
+        })
+    }
+
+    pub(super) fn paths(&self) -> impl Iterator<Item = (String, Value)> {
+        self.paths.iter().map(|path| (path.path.clone(), path_item(path)))
+    }
+
+    pub(super) fn write_json(&self, out: &mut dyn Write) -> io::Result<()> {
+        write!(out, "{{")?;
+        for (key, value) in self.head().as_object().into_iter().flatten() {
+            write!(out, "\"{key}\":{value},")?;
+        }
+        write!(out, "\"definitions\":")?;
+        write_map(out, self.definitions())?;
+        write!(out, ",\"paths\":")?;
+        write_map(out, self.paths())?;
+        write!(out, "}}")
+    }
 }
 
 fn path_item(path: &Path) -> Value {

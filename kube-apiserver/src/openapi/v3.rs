@@ -1,6 +1,7 @@
 //! OpenAPI v3: one document per group version.
 
 use std::collections::BTreeSet;
+use std::io::{self, Write};
 
 use common::api::GroupVersion;
 use serde_json::{Map, Value, json};
@@ -49,46 +50,47 @@ pub(super) const PATCHES: [&str; 5] = [
 
 const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1";
 
-/// The document of a group version.
-pub(super) fn group_version(version: &GroupVersion) -> Value {
+/// Writes the document of a group version.
+pub(super) fn group_version(version: &GroupVersion, out: &mut dyn Write) -> io::Result<()> {
     let mut kinds = vec![("", "v1")];
     if !version.group.is_empty() {
         kinds.push((version.group, version.version));
     }
-    document(&operations::of(version), &kinds)
+    document(&operations::of(version), &kinds, out)
 }
 
-/// A document of the given paths.
-pub(super) fn document(paths: &[Path], group_versions: &[(&str, &str)]) -> Value {
-    let mut roots = BTreeSet::new();
-    for operation in paths.iter().flat_map(|path| &path.operations) {
-        roots.extend(references(operation));
-    }
+/// Writes a document of the given paths, piece by piece: the whole would be a large tree.
+pub(super) fn document(paths: &[Path], group_versions: &[(&str, &str)], out: &mut dyn Write) -> io::Result<()> {
+    let roots: BTreeSet<String> = paths.iter().flat_map(|path| &path.operations).flat_map(references).collect();
     let types = closure(roots);
-    let packages: BTreeSet<&str> = types.iter().filter_map(|ty| ty.package()).collect();
-    let texts = Descriptions::of(packages.into_iter());
+    let texts = Descriptions::of(&types);
     let writer = Writer { dialect: Dialect::V3, texts: &texts, group_versions };
-    let mut schemas = Map::new();
-    for ty in types {
-        if let Some(name) = ty.name() {
-            schemas.insert(name.clone(), writer.definition(ty, &name));
-        }
+    let security = json!({"BearerToken": bearer()});
+    write!(out, r#"{{"openapi":"3.0.0","info":{{"title":"Kubernetes","version":"unversioned"}},"#)?;
+    write!(out, r#""components":{{"securitySchemes":{security}"#)?;
+    if !types.is_empty() {
+        write!(out, r#","schemas":"#)?;
+        write_map(out, types.iter().filter_map(|ty| Some((ty.name()?, writer.definition(*ty, &ty.name()?)))))?;
     }
-    let paths: Map<String, Value> = paths.iter().map(|path| (path.path.clone(), path_item(path))).collect();
-    let mut components = json!({
-        "securitySchemes": {"BearerToken": {
-            "type": "apiKey", "name": "authorization", "in": "header", "description": "Bearer Token authentication",
-        }},
-    });
-    if !schemas.is_empty() {
-        components["schemas"] = schemas.into();
+    write!(out, r#"}},"paths":"#)?;
+    write_map(out, paths.iter().map(|path| (path.path.clone(), path_item(path))))?;
+    write!(out, "}}")
+}
+
+/// How clients authenticate, as far as OpenAPI can say it.
+pub(super) fn bearer() -> Value {
+    let text = "Bearer Token authentication";
+    json!({"type": "apiKey", "name": "authorization", "in": "header", "description": text})
+}
+
+/// Writes an object entry by entry.
+pub(super) fn write_map(out: &mut dyn Write, entries: impl Iterator<Item = (String, Value)>) -> io::Result<()> {
+    let mut separator = "{";
+    for (name, value) in entries {
+        write!(out, "{separator}{}:{value}", Value::String(name))?;
+        separator = ",";
     }
-    json!({
-        "openapi": "3.0.0",
-        "info": {"title": "Kubernetes", "version": "unversioned"},
-        "paths": paths,
-        "components": components,
-    })
+    out.write_all(if separator == "{" { b"{}" } else { b"}" })
 }
 
 /// The definitions that an operation refers to.
