@@ -7,6 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use base64::Engine as _;
 use common::client::from_config;
 use common::config::flags::ClientConnection;
 use http::header::AUTHORIZATION;
@@ -59,14 +60,32 @@ impl Clients {
     }
 }
 
-/// The server of the kubeconfig, without its user.
-async fn anonymous(connection: &ClientConnection) -> anyhow::Result<Client> {
-    let mut config = match &connection.kubeconfig {
+async fn load(connection: &ClientConnection) -> anyhow::Result<Config> {
+    Ok(match &connection.kubeconfig {
         Some(path) => {
             Config::from_custom_kubeconfig(Kubeconfig::read_from(path)?, &KubeConfigOptions::default()).await?
         }
-        None => Config::incluster()?,
+        None => match connection.master.as_deref().filter(|m| !m.is_empty()) {
+            Some(master) => Config::new(master.parse()?),
+            None => Config::incluster()?,
+        },
+    })
+}
+
+/// The CA bundle (PEM) of the kubeconfig's cluster.
+pub(crate) async fn cluster_ca(connection: &ClientConnection) -> Option<String> {
+    let certificates = load(connection).await.ok()?.root_cert?;
+    let encode = |der: Vec<u8>| {
+        let text = base64::engine::general_purpose::STANDARD.encode(der);
+        let lines: Vec<&str> = text.as_bytes().chunks(64).filter_map(|l| std::str::from_utf8(l).ok()).collect();
+        format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", lines.join("\n"))
     };
+    Some(certificates.into_iter().map(encode).collect())
+}
+
+/// The server of the kubeconfig, without its user.
+async fn anonymous(connection: &ClientConnection) -> anyhow::Result<Client> {
+    let mut config = load(connection).await?;
     if let Some(master) = connection.master.as_deref().filter(|m| !m.is_empty()) {
         config.cluster_url = master.parse()?;
     }

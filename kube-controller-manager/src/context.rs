@@ -21,6 +21,10 @@ pub(crate) struct Context {
     pub(crate) factory: Arc<Factory>,
     /// Makes clients; see [`Context::client`].
     pub(crate) clients: Clients,
+    /// The CA bundle (PEM) with which the daemon itself verifies the apiserver; empty when unknown.
+    pub(crate) cluster_ca: String,
+    /// Makes events; every controller records under its own name.
+    pub(crate) recorder_host: String,
     /// The flags.
     pub(crate) options: Arc<Options>,
     /// Ends everything.
@@ -35,6 +39,6 @@ impl Context {
 
     /// Records events through `client` in the name of `component`.
     pub(crate) fn events(&self, client: &Client, component: &str) -> Events {
-        Events::new(client.clone(), component)
+        Events::new(client.clone(), component, &self.recorder_host)
     }
 }

@@ -1,4 +1,9 @@
 //! One room per controller, under upstream's name: what to do is a pure function, doing it is thin.
 
 pub(crate) mod deployment;
+pub(crate) mod endpoints;
+pub(crate) mod endpointslice;
+pub(crate) mod namespace;
 pub(crate) mod replicaset;
+pub(crate) mod root_ca_publisher;
+pub(crate) mod serviceaccount;

@@ -3,7 +3,9 @@
 
 pub(crate) mod apierr;
 pub(crate) mod batch;
+pub(crate) mod discovery;
 pub(crate) mod expectations;
+pub(crate) mod freshness;
 pub(crate) mod hash;
 pub(crate) mod meta;
 pub(crate) mod owner;
@@ -11,3 +13,4 @@ pub(crate) mod pod_control;
 pub(crate) mod pods;
 pub(crate) mod ranking;
 pub(crate) mod selector;
+pub(crate) mod services;
