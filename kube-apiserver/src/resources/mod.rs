@@ -3,8 +3,10 @@
 //! The verbs in `endpoints` are generic; they ask `strategy(group, resource)` for everything that differs. Objects are JSON trees whose
 //! types the schema has checked already; odd shapes are ignored rather than trusted.
 //!
-//! Order of a create: `default` -> admission -> `prepare_create` -> `validate_create` -> store.
-//! Order of an update: `default` -> admission -> `prepare_update` -> `validate_update` -> store.
+//! Order of a create: `default` -> admission -> (services: `alloc::Allocators::allocate_create`) -> `prepare_create` -> `validate_create`
+//! -> store -> (services: `commit`, or `revert` after a failure).
+//! Order of an update: `default` -> admission -> (services: `allocate_update`) -> `prepare_update` -> `validate_update` -> store.
+//! After a Service is gone from the store: `Allocators::release`.
 
 use jiff::Timestamp;
 use serde_json::Value;

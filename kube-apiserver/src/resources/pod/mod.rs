@@ -12,13 +12,20 @@ use super::{
     value::{at, bool_at, each, existing, int_at, keep_old, list_at, map_at, member, remove, set, str_at, strings_at},
 };
 
+mod containers;
 pub(crate) mod defaults;
+mod env;
+mod network;
+mod probes;
 pub(crate) mod qos;
+mod scheduling;
+mod security;
 pub(crate) mod status;
 pub(crate) mod table;
 pub(crate) mod template;
 pub(crate) mod update;
 pub(crate) mod validate;
+mod volumes;
 
 pub(crate) const RULES: &[Rules] = &[
     Rules {
