@@ -13,6 +13,8 @@ use crate::cache::Cache;
 use crate::cycle::Scheduler;
 use crate::cycle::api::{ApiOutlet, slim};
 use crate::cycle::decide::Decider;
+use crate::cycle::listers::InformerListers;
+use crate::framework::listers::Listers;
 use crate::framework::profiles::Profiles;
 use crate::metrics;
 use crate::options::{Config, Options};
@@ -23,6 +25,8 @@ use crate::queue::clock::SystemClock;
 
 /// The secure port's default.
 const PORT: u16 = 10259;
+/// How long scheduling waits for the lists that it could do without.
+const OTHERS_SYNC: Duration = Duration::from_secs(10);
 /// Pods that ended need no room.
 const UNFINISHED: &str = "status.phase!=Succeeded,status.phase!=Failed";
 /// Back-offs end on whole seconds.
@@ -41,7 +45,8 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> anyhow::Resul
     tracing::info!(version = common::config::version::GIT_VERSION, "starting kube-scheduler");
     let client = common::client::connect(&config.client, "kube-scheduler").await?;
     let election_client = common::client::connect(&config.client, "kube-scheduler").await?;
-    let profiles = build_profiles(&config, &client)?;
+    let others = Factory::new(client.clone());
+    let profiles = build_profiles(&config, &client, Arc::new(InformerListers::new(&others)))?;
     let factory = Factory::new(client.clone());
     let pods = factory.informer_with::<Pod>(InformerOptions {
         field_selector: Some(UNFINISHED.into()),
@@ -60,6 +65,7 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> anyhow::Resul
     let stop = shutdown.clone();
     let mut port = tokio::spawn(async move { run_daemon_server(&serving, server, stop).await });
     factory.start(&shutdown);
+    others.start(&shutdown);
 
     let identity = common::election::identity();
     let percentage = config.component.percentage_of_nodes_to_score.unwrap_or(0);
@@ -72,6 +78,10 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> anyhow::Resul
         |stop| async move {
             // Nothing is decided before every node and every bound pod is known.
             if factory.wait_for_sync(&stop).await {
+                // Defaults of spreading and budgets of preemption are worth a moment, not an outage.
+                if tokio::time::timeout(OTHERS_SYNC, others.wait_for_sync(&stop)).await.is_err() {
+                    tracing::warn!(missing = ?others.unsynced(), "scheduling without these lists for now");
+                }
                 schedule(scheduler, percentage, stop).await?;
             }
             Ok(())
@@ -85,8 +95,8 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> anyhow::Resul
     }
 }
 
-fn build_profiles(config: &Config, client: &kube::Client) -> anyhow::Result<Arc<Profiles>> {
-    let services = Services { client: Some(client.clone()) };
+fn build_profiles(config: &Config, client: &kube::Client, listers: Arc<dyn Listers>) -> anyhow::Result<Arc<Profiles>> {
+    let services = Services { client: Some(client.clone()), listers };
     let built: Result<Vec<_>, String> =
         config.component.profiles.iter().map(|profile| registry::profile(profile, &services)).collect();
     let profiles = built.and_then(Profiles::new).map_err(anyhow::Error::msg)?;

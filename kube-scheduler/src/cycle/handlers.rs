@@ -138,10 +138,9 @@ impl Scheduler {
     /// An assumed pod is being deleted before its binding: stop it if it waits, and give back its room.
     fn assumed_pod_deleted(&self, pod: &Arc<PodInfo>) {
         let Some(assumed) = self.cache.pod(&pod.uid) else { return };
-        if !self.waiting.reject(&assumed.uid, "", "removed") {
-            if let Err(error) = self.cache.forget(&assumed) {
-                tracing::debug!(%error, "the assumption is gone already");
-            }
+        let held = self.waiting.reject(&assumed.uid, "", "removed");
+        if !held && let Err(error) = self.cache.forget(&assumed) {
+            tracing::debug!(%error, "the assumption is gone already");
         }
         self.queue.on_event(&freed(&assumed), |_| true);
     }

@@ -13,6 +13,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 pub mod api;
 pub mod decide;
 pub mod handlers;
+pub mod listers;
 pub mod outlet;
 pub mod permits;
 
@@ -303,10 +304,9 @@ struct Report {
 impl Report {
     async fn send(self, outlet: &Arc<dyn Outlet>) {
         outlet.event(&self.pod, true, "FailedScheduling", "Scheduling", &truncate(&self.message));
-        if let Some(patch) = self.patch {
-            if let Err(error) = outlet.patch_status(self.pod.namespace(), &self.pod.name, patch).await {
-                tracing::error!(pod = self.pod.key(), error, "error updating pod status");
-            }
+        let Some(patch) = self.patch else { return };
+        if let Err(error) = outlet.patch_status(self.pod.namespace(), &self.pod.name, patch).await {
+            tracing::error!(pod = self.pod.key(), error, "error updating pod status");
         }
     }
 }

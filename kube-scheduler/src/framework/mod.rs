@@ -3,6 +3,8 @@
 pub mod bitset;
 pub mod diagnosis;
 pub mod events;
+pub mod listers;
+pub mod matches;
 pub mod memo;
 pub mod nodeselector;
 pub mod plugin;

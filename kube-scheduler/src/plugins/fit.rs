@@ -38,11 +38,14 @@ struct Want {
     reason: Cow<'static, str>,
 }
 
+/// Statuses by what is missing.
+type Statuses = HashMap<(u64, bool), Arc<Status>>;
+
 /// The pod's wants and the statuses already made for them: nodes fail in few distinct ways.
 #[derive(Clone)]
 struct Wants {
     wants: Arc<[Want]>,
-    statuses: Arc<Mutex<HashMap<(u64, bool), Arc<Status>>>>,
+    statuses: Arc<Mutex<Statuses>>,
 }
 
 const TOO_MANY_PODS: u64 = 1 << 63;

@@ -5,12 +5,15 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::{
-    balanced_allocation, default_binder, fit, image_locality, node_affinity, node_name, node_ports, node_unschedulable,
-    priority_sort, scheduling_gates, taint_toleration,
+    balanced_allocation, default_binder, fit, image_locality, inter_pod_affinity, node_affinity, node_name, node_ports,
+    node_unschedulable, priority_sort, scheduling_gates, taint_toleration, topology_spread,
 };
-use crate::config::args::{BalancedAllocationArgs, FitArgs, NodeAffinityArgs};
+use crate::config::args::{
+    BalancedAllocationArgs, FitArgs, InterPodAffinityArgs, NodeAffinityArgs, PodTopologySpreadArgs,
+};
 use crate::config::types::{KubeSchedulerProfile, PluginConfig, PluginSet};
 use crate::config::validation::decode_args;
+use crate::framework::listers::{Listers, NoListers};
 use crate::framework::plugin::Plugin;
 use crate::framework::profile::{PluginRef, Points, Profile};
 
@@ -20,8 +23,6 @@ pub const NOT_YET: &[&str] = &[
     "NodeVolumeLimits",
     "VolumeBinding",
     "VolumeZone",
-    "PodTopologySpread",
-    "InterPodAffinity",
     "DynamicResources",
     "DefaultPreemption",
     "NodeDeclaredFeatures",
@@ -31,10 +32,18 @@ pub const NOT_YET: &[&str] = &[
 ];
 
 /// What plugins are built from.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct Services {
     /// The API server; `None` in tests of the decision alone.
     pub client: Option<kube::Client>,
+    /// Objects other than nodes and pods.
+    pub listers: Arc<dyn Listers>,
+}
+
+impl Default for Services {
+    fn default() -> Self {
+        Self { client: None, listers: Arc::new(NoListers) }
+    }
 }
 
 type Build = Result<Option<PluginRef>, String>;
@@ -65,6 +74,14 @@ fn build(name: &str, configs: &[PluginConfig], services: &Services) -> Build {
             let mut args: BalancedAllocationArgs = args(name, configs)?;
             args.set_defaults();
             Arc::new(balanced_allocation::BalancedAllocation::new(&args))
+        }
+        topology_spread::NAME => {
+            let args = args::<PodTopologySpreadArgs>(name, configs)?;
+            Arc::new(topology_spread::TopologySpread::new(&args, services.listers.clone()))
+        }
+        inter_pod_affinity::NAME => {
+            let args = args::<InterPodAffinityArgs>(name, configs)?;
+            Arc::new(inter_pod_affinity::InterPodAffinity::new(&args, services.listers.clone()))
         }
         image_locality::NAME => Arc::new(image_locality::ImageLocality),
         default_binder::NAME => Arc::new(default_binder::DefaultBinder { client: services.client.clone() }),
