@@ -128,6 +128,12 @@ fn covers_url(owner: &str, path: &str) -> bool {
     owner == "*" || owner == path || owner.strip_suffix('*').is_some_and(|prefix| path.starts_with(prefix))
 }
 
+/// Whether `owned` leaves anything of `wanted` out.
+#[must_use]
+pub fn uncovered(owned: &[Rule], wanted: &[Rule]) -> bool {
+    wanted.iter().flat_map(Rule::break_down).any(|sub| !owned.iter().any(|rule| rule.covers(&sub)))
+}
+
 /// What of `wanted` the `owned` rules do not cover, one text per (compacted) rule, sorted.
 #[must_use]
 pub fn missing(owned: &[Rule], wanted: &[Rule]) -> Vec<String> {

@@ -2,6 +2,8 @@
 
 mod ensure;
 mod namespaces;
+mod policy;
+mod rbac;
 
 use std::{
     future::Future,
@@ -14,12 +16,16 @@ use std::{
 
 use tokio::sync::watch;
 
-use crate::{authz::rules::Rule, request::ApiResult, server::ApiServer};
+use crate::{
+    authz::{Mode, rules::Rule},
+    request::ApiResult,
+    server::ApiServer,
+};
 
 /// What every node may do, for the Node authorizer.
 #[must_use]
 pub fn node_rules() -> Vec<Rule> {
-    Vec::new()
+    serde_json::from_value(policy::cluster_role_rules("system:node")).unwrap_or_default()
 }
 
 /// Runs all steps in the background; each is a check of /readyz.
@@ -28,6 +34,9 @@ pub fn spawn(server: &Arc<ApiServer>, synced: Vec<watch::Receiver<bool>>) {
         if synced.iter().all(|s| *s.borrow()) { Ok(()) } else { Err("authorization caches are not synced".to_owned()) }
     });
     step(server, "start-system-namespaces-controller", namespaces::ensure);
+    if server.authorizer.has(Mode::Rbac) {
+        step(server, "rbac/bootstrap-roles", rbac::reconcile);
+    }
 }
 
 /// Runs one step until it succeeds.
