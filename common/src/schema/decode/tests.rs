@@ -92,6 +92,11 @@ fn refuses_wrong_types_in_gos_words() {
             "json: cannot unmarshal array into Go struct field Pod.spec of type v1.PodSpec",
         ),
         (("", "Pod"), r#""x""#, "json: cannot unmarshal string into Go value of type v1.Pod"),
+        (
+            ("", "Service"),
+            r#"{"spec":{"ports":[{"targetPort":1.5}]}}"#,
+            "json: cannot unmarshal number 1.5 into Go value of type int32",
+        ),
         (("", "Secret"), r#"{"data":{"a":"@@@"}}"#, "illegal base64 data at input byte 0"),
         (
             ("", "Pod"),

@@ -13,11 +13,11 @@ use super::{Decoded, Problem, scalar};
 /// More problems than anybody reads are not collected.
 const MAX_PROBLEMS: usize = 100;
 
-enum Step {
+enum Step<'t> {
     /// A field of a struct of the given Go name.
     Field {
-        owner: String,
-        name: String,
+        owner: &'t str,
+        name: &'t str,
     },
     /// A key of a map.
     Key(String),
@@ -25,14 +25,14 @@ enum Step {
 }
 
 /// What the walk has met so far.
-pub(super) struct State {
+pub(super) struct State<'t> {
     style: Style,
-    path: Vec<Step>,
+    path: Vec<Step<'t>>,
     problems: Vec<Problem>,
     error: Option<String>,
 }
 
-impl State {
+impl<'t> State<'t> {
     pub(super) fn new(style: Style) -> Self {
         Self { style, path: Vec::new(), problems: Vec::new(), error: None }
     }
@@ -47,12 +47,8 @@ impl State {
         for step in &self.path {
             match step {
                 Step::Index(index) => text.push_str(&format!("[{index}]")),
-                Step::Field { name, .. } | Step::Key(name) => {
-                    if !text.is_empty() {
-                        text.push('.');
-                    }
-                    text.push_str(name);
-                }
+                Step::Field { name, .. } => push_name(&mut text, name),
+                Step::Key(name) => push_name(&mut text, name),
             }
         }
         if text.is_empty() { last.to_owned() } else { format!("{text}.{last}") }
@@ -72,22 +68,27 @@ impl State {
         if self.error.is_some() {
             return;
         }
-        let names = self.path.iter().filter_map(|step| match step {
-            Step::Field { owner, name } => Some((owner, name)),
+        let mut names = self.path.iter().filter_map(|step| match step {
+            Step::Field { owner, name } => Some((*owner, *name)),
             _ => None,
         });
-        let place = names.clone().next_back().map(|(owner, _)| Place {
-            owner,
-            fields: names.map(|(_, name)| name.as_str()).collect::<Vec<_>>().join("."),
-        });
+        let fields = names.clone().map(|(_, name)| name).collect::<Vec<_>>().join(".");
+        let place = names.next_back().map(|(owner, _)| Place { owner, fields });
         let message = wrong_type(self.style, found, ty, &go_name(ty, named), place.as_ref());
         self.error = Some(message);
     }
 }
 
+fn push_name(text: &mut String, name: &str) {
+    if !text.is_empty() {
+        text.push('.');
+    }
+    text.push_str(name);
+}
+
 /// Decodes one value; `None` comes out for nulls and for what could not be decoded.
 pub(super) struct Seed<'s, 't> {
-    state: &'s mut State,
+    state: &'s mut State<'t>,
     ty: Option<Type<'t>>,
     /// Go's name of the scalar type, where it has one.
     named: Option<&'t str>,
@@ -95,7 +96,7 @@ pub(super) struct Seed<'s, 't> {
 
 impl<'s, 't> Seed<'s, 't> {
     /// Without a type anything goes, and only duplicates are reported.
-    pub(super) fn new(state: &'s mut State, ty: Option<Type<'t>>) -> Self {
+    pub(super) fn new(state: &'s mut State<'t>, ty: Option<Type<'t>>) -> Self {
         Self { state, ty, named: None }
     }
 
@@ -109,14 +110,13 @@ impl<'s, 't> Seed<'s, 't> {
 
     fn mismatch(self, found: &Found) -> Option<Value> {
         if let Some(ty) = self.ty {
+            // Types with a decoder of their own do not know where they stand.
             match (self.shape(), found) {
                 (Shape::Scalar(Scalar::Time | Scalar::MicroTime | Scalar::Duration), _) => {
-                    let plain = wrong_text_only(found);
-                    self.state.fail(plain);
+                    self.state.fail(wrong_type(Style::Json, found, ty, "string", None));
                 }
                 (Shape::Scalar(Scalar::IntOrString), _) => {
-                    let plain = wrong_text_only(found).replace("type string", "type int32");
-                    self.state.fail(plain);
+                    self.state.fail(wrong_type(Style::Json, found, ty, "int32", None));
                 }
                 (Shape::Scalar(Scalar::Quantity), _) => {
                     self.state.fail(scalar::quantity("").err().unwrap_or_default());
@@ -168,6 +168,7 @@ impl<'s, 't> Seed<'s, 't> {
     fn fields<'de, A: MapAccess<'de>>(mut self, fields: Struct<'t>, mut map: A) -> Result<Option<Value>, A::Error> {
         let mut object = Map::new();
         let mut seen: Vec<&'t str> = Vec::new();
+        let owner = self.ty.and_then(Type::short_name).unwrap_or_default();
         while let Some(key) = map.next_key::<String>()? {
             let Some(field) = fields.field(&key) else {
                 let path = self.state.strict_path(&key);
@@ -180,8 +181,7 @@ impl<'s, 't> Seed<'s, 't> {
                 self.state.report(Problem::DuplicateField(path));
             }
             seen.push(field.name());
-            let owner = self.ty.and_then(Type::short_name).unwrap_or_default().to_owned();
-            self.state.path.push(Step::Field { owner, name: key.clone() });
+            self.state.path.push(Step::Field { owner, name: field.name() });
             let value = map.next_value_seed(self.nested(Some(field.ty()), field.go_type()))?;
             self.state.path.pop();
             match value {
@@ -226,18 +226,6 @@ fn null_in_container(ty: Option<Type<'_>>) -> Option<Value> {
         Some(Shape::Struct(_)) => Some(Value::Object(Map::new())),
         _ => None,
     }
-}
-
-/// Types with a decoder of their own do not know where they stand.
-fn wrong_text_only(found: &Found) -> String {
-    let found = match found {
-        Found::String => "string",
-        Found::Bool => "bool",
-        Found::Integer(_) | Found::Float(_) => "number",
-        Found::Array => "array",
-        Found::Object => "object",
-    };
-    format!("json: cannot unmarshal {found} into Go value of type string")
 }
 
 impl<'de> DeserializeSeed<'de> for Seed<'_, '_> {
