@@ -1,1 +1,21 @@
-//! The Kubernetes node agent.
+//! The Kubernetes node agent: keeps the pods of one node running in its container runtime and tells the apiserver.
+//!
+//! `run` wires the rooms together; each of them says at its head what it does.
+
+mod cgroups;
+pub mod config;
+mod events;
+mod eviction;
+mod images;
+pub mod node;
+pub mod pods;
+mod probes;
+mod quantity;
+pub mod runtime;
+mod shared;
+mod start;
+mod volumes;
+
+pub use config::{Config, Options};
+pub use shared::Kubelet;
+pub use start::run;

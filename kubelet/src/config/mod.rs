@@ -1,0 +1,233 @@
+//! Flags, the configuration file, and the validated [`Config`] that everything else is built from.
+
+mod defaults;
+mod duration;
+mod file;
+mod overrides;
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use anyhow::{Context, bail};
+use serde_json::Value;
+
+pub use duration::GoDuration;
+pub use file::{Authentication, Authorization, KubeletConfiguration};
+pub use overrides::Overrides;
+
+/// The command line.
+#[derive(Clone, Debug, clap::Parser)]
+#[command(name = "kubelet", about = "The Kubernetes node agent")]
+pub struct Options {
+    /// Log level and format.
+    #[command(flatten)]
+    pub logging: common::config::flags::Logging,
+    /// Configuration file.
+    #[arg(long, default_value = "")]
+    pub config: String,
+    /// Kubeconfig of the node; without it the kubelet runs standalone.
+    #[arg(long, default_value = "")]
+    pub kubeconfig: String,
+    /// Kubeconfig for TLS bootstrap (not built yet).
+    #[arg(long, default_value = "")]
+    pub bootstrap_kubeconfig: String,
+    /// Node name instead of the host's name.
+    #[arg(long, default_value = "")]
+    pub hostname_override: String,
+    /// Address(es) of the node, comma separated.
+    #[arg(long, default_value = "")]
+    pub node_ip: String,
+    /// Where volumes and pod state live.
+    #[arg(long, default_value = "/var/lib/kubelet")]
+    pub root_dir: PathBuf,
+    /// Where the serving certificate is made when none is given.
+    #[arg(long, default_value = "/var/lib/kubelet/pki")]
+    pub cert_dir: PathBuf,
+    /// `external` leaves addresses to the cloud-controller-manager.
+    #[arg(long, default_value = "")]
+    pub cloud_provider: String,
+    /// Labels to register with, `k=v,...`.
+    #[arg(long, default_value = "")]
+    pub node_labels: String,
+    /// Dead containers kept per container.
+    #[arg(long, default_value_t = 1)]
+    pub maximum_dead_containers_per_container: usize,
+    /// Deprecated, accepted: the runtime's own setting decides.
+    #[arg(long, default_value = "")]
+    pub pod_infra_container_image: String,
+    /// Accepted; cgroup of the runtime.
+    #[arg(long, default_value = "")]
+    pub runtime_cgroups: String,
+    /// Drop-in configuration directory (not built yet).
+    #[arg(long, default_value = "")]
+    pub config_dir: String,
+    /// Flags that shadow the file.
+    #[command(flatten)]
+    pub overrides: Overrides,
+}
+
+/// Validated configuration.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The file with flags applied.
+    pub file: KubeletConfiguration,
+    /// Node name.
+    pub node_name: String,
+    /// Host name.
+    pub hostname: String,
+    /// Addresses asked for by flag.
+    pub node_ips: Vec<IpAddr>,
+    /// Labels to register with.
+    pub node_labels: BTreeMap<String, String>,
+    /// Kubeconfig, when there is an apiserver.
+    pub kubeconfig: Option<PathBuf>,
+    /// State directory.
+    pub root_dir: PathBuf,
+    /// Certificate directory.
+    pub cert_dir: PathBuf,
+    /// Addresses come from the cloud-controller-manager.
+    pub external_cloud: bool,
+    /// Dead containers kept per container.
+    pub dead_containers_per_container: usize,
+}
+
+impl Config {
+    /// Reads the file, lays the flags over it and checks the outcome.
+    pub fn complete(options: &Options) -> anyhow::Result<Self> {
+        if !options.bootstrap_kubeconfig.is_empty() {
+            bail!("--bootstrap-kubeconfig is not supported yet: give the node its own --kubeconfig");
+        }
+        if !options.config_dir.is_empty() {
+            bail!("--config-dir is not supported yet: put everything into --config");
+        }
+        let file = load_file(options)?;
+        validate(&file)?;
+        let hostname = match options.hostname_override.trim() {
+            "" => nix::unistd::gethostname().context("reading the host name")?.to_string_lossy().trim().to_lowercase(),
+            name => name.to_lowercase(),
+        };
+        if hostname.is_empty() {
+            bail!("the host name is empty: set it or give --hostname-override");
+        }
+        let node_ips = options
+            .node_ip
+            .split(',')
+            .filter(|ip| !ip.trim().is_empty())
+            .map(|ip| ip.trim().parse().with_context(|| format!("--node-ip: {ip:?} is not an IP address")))
+            .collect::<anyhow::Result<Vec<IpAddr>>>()?;
+        let mut node_labels = BTreeMap::new();
+        for label in options.node_labels.split(',').filter(|label| !label.is_empty()) {
+            let (key, value) =
+                label.split_once('=').with_context(|| format!("--node-labels: malformed pair {label:?}, want k=v"))?;
+            node_labels.insert(key.to_owned(), value.to_owned());
+        }
+        Ok(Self {
+            file,
+            node_name: hostname.clone(),
+            hostname,
+            node_ips,
+            node_labels,
+            kubeconfig: (!options.kubeconfig.is_empty()).then(|| PathBuf::from(&options.kubeconfig)),
+            root_dir: options.root_dir.clone(),
+            cert_dir: options.cert_dir.clone(),
+            external_cloud: options.cloud_provider == "external",
+            dead_containers_per_container: options.maximum_dead_containers_per_container,
+        })
+    }
+
+    /// `<root>/pods/<uid>`.
+    pub fn pod_dir(&self, uid: &str) -> PathBuf {
+        self.root_dir.join("pods").join(uid)
+    }
+
+    /// `<podLogsDir>/<namespace>_<name>_<uid>`.
+    pub fn pod_log_dir(&self, namespace: &str, name: &str, uid: &str) -> PathBuf {
+        PathBuf::from(&self.file.pod_logs_dir).join(format!("{namespace}_{name}_{uid}"))
+    }
+}
+
+fn load_file(options: &Options) -> anyhow::Result<KubeletConfiguration> {
+    let mut tree = if options.config.is_empty() {
+        serde_json::json!({"apiVersion": defaults::API_VERSION, "kind": defaults::KIND})
+    } else {
+        let path = PathBuf::from(&options.config);
+        let tree: Value = common::config::load_versioned(&path, defaults::API_VERSION, defaults::KIND)?;
+        // The file alone must be right, so that an error names the file and not a flag.
+        let _: KubeletConfiguration = serde_json::from_value(tree.clone())
+            .with_context(|| format!("failed to load kubelet config file, path: {}", path.display()))?;
+        tree
+    };
+    let report_follows_update =
+        tree.get("nodeStatusReportFrequency").is_none() && tree.get("nodeStatusUpdateFrequency").is_some();
+    options.overrides.apply(&mut tree);
+    let mut file: KubeletConfiguration = serde_json::from_value(tree).context("invalid kubelet flags")?;
+    if report_follows_update {
+        file.node_status_report_frequency = file.node_status_update_frequency;
+    }
+    if file.merge_default_eviction_settings {
+        for (signal, value) in defaults::eviction_hard() {
+            file.eviction_hard.entry(signal).or_insert(value);
+        }
+    }
+    Ok(file)
+}
+
+fn validate(file: &KubeletConfiguration) -> anyhow::Result<()> {
+    if !matches!(file.cgroup_driver.as_str(), "cgroupfs" | "systemd") {
+        bail!("invalid configuration: cgroupDriver {:?} must be \"cgroupfs\" or \"systemd\"", file.cgroup_driver);
+    }
+    if !file.container_runtime_endpoint.starts_with("unix://") && !file.container_runtime_endpoint.starts_with('/') {
+        bail!(
+            "invalid configuration: containerRuntimeEndpoint {:?} must be a unix:// socket",
+            file.container_runtime_endpoint
+        );
+    }
+    if file.image_gc_low_threshold_percent >= file.image_gc_high_threshold_percent
+        || file.image_gc_high_threshold_percent > 100
+    {
+        bail!(
+            "invalid configuration: imageGCLowThresholdPercent ({}) must be less than imageGCHighThresholdPercent ({}), both within 0-100",
+            file.image_gc_low_threshold_percent,
+            file.image_gc_high_threshold_percent
+        );
+    }
+    if file.cgroups_per_qos && file.cgroup_root.is_empty() {
+        // Upstream's default root.
+        tracing::debug!("cgroupRoot is empty: using /");
+    }
+    if !matches!(file.authorization.mode.as_str(), "AlwaysAllow" | "Webhook") {
+        bail!("invalid configuration: authorization.mode {:?} must be AlwaysAllow or Webhook", file.authorization.mode);
+    }
+    if file.fail_swap_on && swap_is_on() {
+        bail!(
+            "running with swap on is not supported, please disable swap or set --fail-swap-on flag to false (/proc/swaps lists devices)"
+        );
+    }
+    Ok(())
+}
+
+fn swap_is_on() -> bool {
+    std::fs::read_to_string("/proc/swaps").is_ok_and(|text| text.lines().skip(1).any(|line| !line.trim().is_empty()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unknown_fields_are_refused() {
+        let error =
+            serde_json::from_value::<KubeletConfiguration>(serde_json::json!({"maxPodz": 3})).expect_err("strict");
+        assert!(error.to_string().contains("unknown field `maxPodz`"), "{error}");
+    }
+
+    #[test]
+    fn an_empty_file_has_upstream_defaults() {
+        let file: KubeletConfiguration = serde_json::from_value(serde_json::json!({})).expect("defaults");
+        assert_eq!(file.max_pods, 110);
+        assert_eq!(file.sync_frequency, GoDuration::seconds(60));
+        assert!(file.authentication.webhook.enabled && !file.authentication.anonymous.enabled);
+        assert_eq!(file.eviction_hard["memory.available"], "100Mi");
+    }
+}

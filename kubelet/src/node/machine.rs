@@ -1,0 +1,116 @@
+//! Facts about the machine, from /proc and /sys.
+
+use std::path::Path;
+
+/// The machine.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Machine {
+    pub(crate) cpus: i64,
+    pub(crate) memory_bytes: i64,
+    pub(crate) machine_id: String,
+    pub(crate) system_uuid: String,
+    pub(crate) boot_id: String,
+    pub(crate) kernel: String,
+    pub(crate) os_image: String,
+    pub(crate) swap_bytes: i64,
+}
+
+fn read(path: &str) -> String {
+    std::fs::read_to_string(path).unwrap_or_default().trim().to_owned()
+}
+
+/// Reads all there is; what cannot be read stays empty.
+pub(crate) fn detect() -> Machine {
+    let meminfo = read("/proc/meminfo");
+    let online = read("/sys/devices/system/cpu/online");
+    let cpus = match count_cpus(&online) {
+        0 => std::thread::available_parallelism().map_or(1, |n| i64::try_from(n.get()).unwrap_or(1)),
+        count => count,
+    };
+    let os_release = read("/etc/os-release");
+    let os_image = os_release
+        .lines()
+        .find_map(|line| line.strip_prefix("PRETTY_NAME="))
+        .map(|name| name.trim_matches('"').to_owned())
+        .unwrap_or_default();
+    let machine_id =
+        ["/etc/machine-id", "/var/lib/dbus/machine-id"].iter().map(|path| read(path)).find(|id| !id.is_empty());
+    let uuid = ["/sys/class/dmi/id/product_uuid", "/proc/device-tree/vm,uuid"]
+        .iter()
+        .map(|path| read(path))
+        .find(|id| !id.is_empty());
+    let machine_id = machine_id.unwrap_or_default();
+    Machine {
+        cpus,
+        memory_bytes: meminfo_bytes(&meminfo, "MemTotal"),
+        system_uuid: uuid.unwrap_or_else(|| machine_id.clone()),
+        machine_id,
+        boot_id: read("/proc/sys/kernel/random/boot_id"),
+        kernel: read("/proc/sys/kernel/osrelease"),
+        os_image,
+        swap_bytes: meminfo_bytes(&meminfo, "SwapTotal"),
+    }
+}
+
+/// Memory that could be used without swapping.
+pub(crate) fn available_memory() -> i64 {
+    meminfo_bytes(&read("/proc/meminfo"), "MemAvailable")
+}
+
+/// (processes now, most there may be).
+pub(crate) fn processes() -> (i64, i64) {
+    let loadavg = read("/proc/loadavg");
+    let running = loadavg.split_whitespace().nth(3).and_then(|pair| pair.split('/').nth(1));
+    let threads = running.and_then(|count| count.parse().ok()).unwrap_or(0);
+    let number = |path: &str| read(path).parse::<i64>().unwrap_or(i64::MAX);
+    (threads, number("/proc/sys/kernel/pid_max").min(number("/proc/sys/kernel/threads-max")))
+}
+
+/// Size and use of a file system.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Disk {
+    pub(crate) capacity: i64,
+    pub(crate) available: i64,
+    pub(crate) inodes: i64,
+    pub(crate) inodes_free: i64,
+}
+
+/// Asks the file system that holds `path`.
+pub(crate) fn disk(path: &Path) -> Disk {
+    let Ok(stat) = nix::sys::statvfs::statvfs(path) else { return Disk::default() };
+    let number = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
+    let block = number(stat.fragment_size());
+    Disk {
+        capacity: number(stat.blocks()).saturating_mul(block),
+        available: number(stat.blocks_available()).saturating_mul(block),
+        inodes: number(stat.files()),
+        inodes_free: number(stat.files_free()),
+    }
+}
+
+fn meminfo_bytes(text: &str, key: &str) -> i64 {
+    let line = text.lines().find(|line| line.starts_with(key) && line[key.len()..].starts_with(':'));
+    let kilobytes = line.and_then(|line| line.split_whitespace().nth(1)).and_then(|value| value.parse::<i64>().ok());
+    kilobytes.unwrap_or(0) * 1024
+}
+
+/// `0-3,5` has five.
+fn count_cpus(list: &str) -> i64 {
+    let ranges = list.split(',').filter_map(|range| match range.split_once('-') {
+        Some((first, last)) => Some(last.trim().parse::<i64>().ok()? - first.trim().parse::<i64>().ok()? + 1),
+        None => range.trim().parse::<i64>().ok().map(|_| 1),
+    });
+    ranges.sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parses() {
+        assert_eq!(count_cpus("0-3,5"), 5);
+        assert_eq!(count_cpus(""), 0);
+        assert_eq!(meminfo_bytes("MemTotal:       2 kB\nSwapTotal: 1 kB\n", "SwapTotal"), 1024);
+    }
+}

@@ -1,0 +1,161 @@
+//! The node object: labels, capacity, addresses, system info. Pure over the facts it is given.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::{
+    ContainerImage, DaemonEndpoint, Node, NodeAddress, NodeDaemonEndpoints, NodeSpec, NodeSystemInfo, Taint,
+};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+
+use super::machine::{Disk, Machine};
+use crate::config::Config;
+use crate::quantity::{self, Resources};
+use crate::runtime::RuntimeInfo;
+
+const MAX_NAMES_PER_IMAGE: usize = 5;
+
+fn arch() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    }
+}
+
+/// What the machine has.
+pub(crate) fn capacity(config: &Config, machine: &Machine, disk: Disk) -> Resources {
+    let pods = match config.file.pods_per_core {
+        per_core if per_core > 0 => config.file.max_pods.min(per_core * machine.cpus),
+        _ => config.file.max_pods,
+    };
+    let text = |value: String| Quantity(value);
+    BTreeMap::from([
+        ("cpu".to_owned(), text(machine.cpus.to_string())),
+        ("memory".to_owned(), text(format!("{}Ki", machine.memory_bytes / 1024))),
+        ("ephemeral-storage".to_owned(), text(format!("{}Ki", disk.capacity / 1024))),
+        ("hugepages-1Gi".to_owned(), text("0".into())),
+        ("hugepages-2Mi".to_owned(), text("0".into())),
+        ("pods".to_owned(), text(pods.to_string())),
+    ])
+}
+
+/// What pods may use of it: without reservations and hard eviction thresholds.
+pub(crate) fn allocatable(config: &Config, capacity: &Resources) -> Resources {
+    let mut left = capacity.clone();
+    let file = &config.file;
+    for (name, have) in &mut left {
+        let reserved = [&file.system_reserved, &file.kube_reserved]
+            .into_iter()
+            .filter_map(|list| list.get(name))
+            .map(|text| Quantity(text.clone()));
+        match name.as_str() {
+            "cpu" => {
+                let milli = quantity::milli(have) - reserved.map(|q| quantity::milli(&q)).sum::<i64>();
+                if milli != quantity::milli(have) {
+                    *have = Quantity(format!("{}m", milli.max(0)));
+                }
+            }
+            "memory" | "ephemeral-storage" => {
+                let whole = quantity::value(have);
+                let signal = if name == "memory" { "memory.available" } else { "nodefs.available" };
+                let threshold = file.eviction_hard.get(signal).map_or(0, |text| threshold(text, whole));
+                let bytes = (whole - reserved.map(|q| quantity::value(&q)).sum::<i64>() - threshold).max(0);
+                *have = Quantity(if bytes % 1024 == 0 { format!("{}Ki", bytes / 1024) } else { bytes.to_string() });
+            }
+            _ => {}
+        }
+    }
+    left
+}
+
+/// A threshold is a quantity or a percentage of the whole.
+#[allow(clippy::cast_possible_truncation, clippy::cast_precision_loss, reason = "a share of a byte does not matter")]
+pub(crate) fn threshold(text: &str, whole: i64) -> i64 {
+    match text.strip_suffix('%') {
+        Some(percent) => (whole as f64 * percent.trim().parse::<f64>().unwrap_or(0.0) / 100.0) as i64,
+        None => quantity::value(&Quantity(text.to_owned())),
+    }
+}
+
+/// The object to register with.
+pub(crate) fn initial(config: &Config) -> Node {
+    let mut labels = BTreeMap::from([
+        ("kubernetes.io/hostname".to_owned(), config.hostname.clone()),
+        ("kubernetes.io/os".to_owned(), "linux".to_owned()),
+        ("kubernetes.io/arch".to_owned(), arch().to_owned()),
+        ("beta.kubernetes.io/os".to_owned(), "linux".to_owned()),
+        ("beta.kubernetes.io/arch".to_owned(), arch().to_owned()),
+    ]);
+    labels.extend(config.node_labels.clone());
+    let mut taints: Vec<Taint> = config.file.register_with_taints.clone();
+    if config.external_cloud {
+        taints.push(Taint {
+            key: "node.cloudprovider.kubernetes.io/uninitialized".into(),
+            value: Some("true".into()),
+            effect: "NoSchedule".into(),
+            time_added: None,
+        });
+    }
+    let mut node = Node::default();
+    node.metadata.name = Some(config.node_name.clone());
+    node.metadata.labels = Some(labels);
+    let mut annotations =
+        BTreeMap::from([("volumes.kubernetes.io/controller-managed-attach-detach".to_owned(), "true".to_owned())]);
+    if config.external_cloud && !config.node_ips.is_empty() {
+        let ips: Vec<String> = config.node_ips.iter().map(ToString::to_string).collect();
+        annotations.insert("alpha.kubernetes.io/provided-node-ip".into(), ips.join(","));
+    }
+    node.metadata.annotations = Some(annotations);
+    let provider_id = Some(config.file.provider_id.clone()).filter(|id| !id.is_empty());
+    node.spec = Some(NodeSpec { taints: (!taints.is_empty()).then_some(taints), provider_id, ..NodeSpec::default() });
+    node
+}
+
+/// Addresses; with an external cloud provider the ones it set are kept.
+pub(crate) fn addresses(config: &Config, host_ips: &[String], have: Option<&Vec<NodeAddress>>) -> Vec<NodeAddress> {
+    let address = |type_: &str, address: &str| NodeAddress { type_: type_.into(), address: address.into() };
+    if config.external_cloud {
+        return match have {
+            Some(have) if !have.is_empty() => have.clone(),
+            _ => vec![address("Hostname", &config.hostname)],
+        };
+    }
+    let mut list: Vec<_> = host_ips.iter().map(|ip| address("InternalIP", ip)).collect();
+    list.push(address("Hostname", &config.hostname));
+    list
+}
+
+/// System info.
+pub(crate) fn info(machine: &Machine, runtime: &RuntimeInfo) -> NodeSystemInfo {
+    NodeSystemInfo {
+        architecture: arch().into(),
+        boot_id: machine.boot_id.clone(),
+        container_runtime_version: format!("{}://{}", runtime.name, runtime.version),
+        kernel_version: machine.kernel.clone(),
+        kube_proxy_version: String::new(),
+        kubelet_version: common::config::version::GIT_VERSION.into(),
+        machine_id: machine.machine_id.clone(),
+        operating_system: "linux".into(),
+        os_image: machine.os_image.clone(),
+        system_uuid: machine.system_uuid.clone(),
+        ..NodeSystemInfo::default()
+    }
+}
+
+/// Where the kubelet listens.
+pub(crate) fn endpoints(config: &Config) -> NodeDaemonEndpoints {
+    let port = i32::from(config.file.port);
+    NodeDaemonEndpoints { kubelet_endpoint: Some(DaemonEndpoint { port }) }
+}
+
+/// Images, largest first.
+pub(crate) fn images(mut images: Vec<k8s_cri::v1::Image>, limit: i32) -> Vec<ContainerImage> {
+    images.sort_by_key(|image| std::cmp::Reverse(image.size));
+    let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+    let of = |image: k8s_cri::v1::Image| {
+        let mut names: Vec<String> = image.repo_digests.into_iter().chain(image.repo_tags).collect();
+        names.truncate(MAX_NAMES_PER_IMAGE);
+        ContainerImage { names: Some(names), size_bytes: i64::try_from(image.size).ok() }
+    };
+    images.into_iter().take(limit).map(of).collect()
+}

@@ -1,0 +1,122 @@
+//! Whether the node takes a pod at all. Pure over the node's facts; a refused pod fails with the reason.
+
+use k8s_openapi::api::core::v1::{Node, Pod, PodSpec};
+
+use super::spec;
+use crate::runtime::resources::pod_total;
+use crate::shared::Kubelet;
+
+/// What the pod is checked against.
+pub(crate) struct Capacity<'a> {
+    /// (resource, allocatable, in use): `cpu` in thousandths, others in units.
+    pub(crate) resources: Vec<(&'a str, i64, i64)>,
+    pub(crate) pods: (i64, i64),
+    pub(crate) node: Option<&'a Node>,
+}
+
+/// Checks a pod that is new on this node.
+pub(crate) fn admit(kubelet: &Kubelet, pod: &Pod) -> Result<(), (String, String)> {
+    let others: Vec<_> = kubelet
+        .pods
+        .list()
+        .into_iter()
+        .filter(|record| spec::uid(&record.pod) != spec::uid(pod))
+        .filter(|record| !super::worker::is_over(&record.status))
+        .collect();
+    let used = |name: &str| -> i64 {
+        others.iter().filter_map(|record| record.pod.spec.as_ref()).map(|spec| pod_total(spec, name, false)).sum()
+    };
+    let allocatable = kubelet.node.allocatable();
+    let resources = ["cpu", "memory", "ephemeral-storage"]
+        .into_iter()
+        .map(|name| {
+            let have = if name == "cpu" {
+                crate::quantity::milli_of(Some(&allocatable), name)
+            } else {
+                crate::quantity::of(Some(&allocatable), name)
+            };
+            (name, have, used(name))
+        })
+        .collect();
+    let count = i64::try_from(others.len()).unwrap_or(i64::MAX);
+    let node = kubelet.node.object();
+    let capacity = Capacity { resources, pods: (kubelet.config.file.max_pods, count), node: node.as_deref() };
+    check(pod, &capacity)
+}
+
+fn check(pod: &Pod, capacity: &Capacity<'_>) -> Result<(), (String, String)> {
+    let empty = PodSpec::default();
+    let spec = pod.spec.as_ref().unwrap_or(&empty);
+    if let Some(os) = spec.os.as_ref().filter(|os| os.name != "linux") {
+        let message = format!("Failed to admit pod as the OS field doesn't match node OS: {}", os.name);
+        return Err(("PodOSNotSupported".into(), message));
+    }
+    let (allowed, running) = capacity.pods;
+    if running + 1 > allowed {
+        let message =
+            format!("Node didn't have enough resource: pods, requested: 1, used: {running}, capacity: {allowed}");
+        return Err(("OutOfpods".into(), message));
+    }
+    for (name, have, used) in &capacity.resources {
+        let asked = pod_total(spec, name, false);
+        if asked > 0 && used + asked > *have && !spec::is_static(pod) {
+            let message =
+                format!("Node didn't have enough resource: {name}, requested: {asked}, used: {used}, capacity: {have}");
+            return Err((format!("OutOf{name}"), message));
+        }
+    }
+    if let Some(node) = capacity.node.filter(|_| !spec::is_static(pod)) {
+        let labels = node.metadata.labels.clone().unwrap_or_default();
+        let selected = spec.node_selector.iter().flatten().all(|(key, value)| labels.get(key) == Some(value));
+        if !selected {
+            return Err((
+                "NodeAffinity".into(),
+                "Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector".into(),
+            ));
+        }
+        for taint in node.spec.iter().flat_map(|spec| spec.taints.iter().flatten()) {
+            if taint.effect == "NoExecute" && !tolerates(spec, taint) {
+                return Err(("TaintToleration".into(), "Predicate TaintToleration failed".into()));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn tolerates(spec: &PodSpec, taint: &k8s_openapi::api::core::v1::Taint) -> bool {
+    spec.tolerations.iter().flatten().any(|toleration| {
+        let effect = toleration.effect.as_deref().unwrap_or_default();
+        let key = toleration.key.as_deref().unwrap_or_default();
+        (effect.is_empty() || effect == taint.effect)
+            && (key.is_empty() || key == taint.key)
+            && match toleration.operator.as_deref() {
+                Some("Exists") => true,
+                _ => toleration.value.as_deref().unwrap_or_default() == taint.value.as_deref().unwrap_or_default(),
+            }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::api::core::v1::{Container, ResourceRequirements};
+    use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+
+    use super::*;
+
+    #[test]
+    fn pods_that_do_not_fit_are_refused() {
+        let requests = [("cpu".to_owned(), Quantity("600m".into()))].into();
+        let container = Container {
+            resources: Some(ResourceRequirements { requests: Some(requests), ..Default::default() }),
+            ..Default::default()
+        };
+        let spec = PodSpec { containers: vec![container], ..Default::default() };
+        let pod = Pod { spec: Some(spec), ..Default::default() };
+        let capacity = |used, pods| Capacity { resources: vec![("cpu", 1000, used)], pods, node: None };
+        assert!(check(&pod, &capacity(400, (110, 0))).is_ok());
+        let (reason, message) = check(&pod, &capacity(500, (110, 0))).expect_err("full");
+        assert_eq!(reason, "OutOfcpu");
+        assert_eq!(message, "Node didn't have enough resource: cpu, requested: 600, used: 500, capacity: 1000");
+        assert_eq!(check(&pod, &capacity(0, (1, 1))).expect_err("full").0, "OutOfpods");
+    }
+}

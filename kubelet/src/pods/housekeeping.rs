@@ -1,0 +1,107 @@
+//! What nobody else looks after: pods the runtime runs that no source has, cgroups, directories and mirrors of pods that
+//! are gone. Nothing is touched before all sources have been heard.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use super::{mirror, spec};
+use crate::shared::Kubelet;
+use crate::volumes;
+
+const PERIOD: Duration = Duration::from_secs(2);
+/// Grace of an orphan: its pod's own is not known any more.
+const ORPHAN_GRACE: i64 = 30;
+
+/// Cleans up until shutdown.
+pub(crate) async fn run(kubelet: Arc<Kubelet>, shutdown: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(PERIOD) => {}
+            () = shutdown.cancelled() => return,
+        }
+        if !kubelet.pods.sources_ready(kubelet.client.is_some()) || !kubelet.pleg.ready() {
+            continue;
+        }
+        kill_orphans(&kubelet).await;
+        remove_orphan_cgroups(&kubelet).await;
+        remove_orphan_directories(&kubelet).await;
+        remove_orphan_mirrors(&kubelet).await;
+    }
+}
+
+async fn kill_orphans(kubelet: &Kubelet) {
+    for (uid, known) in kubelet.pleg.pods() {
+        if kubelet.pods.contains(&uid) {
+            continue;
+        }
+        if known.alive {
+            tracing::info!(pod = %format!("{}/{}", known.namespace, known.name), uid, "killing an orphaned pod");
+        }
+        if let Err(error) = kill_orphan(kubelet, &uid).await {
+            tracing::warn!(uid, %error, "cannot remove an orphaned pod, will retry");
+        }
+    }
+}
+
+async fn kill_orphan(kubelet: &Kubelet, uid: &str) -> anyhow::Result<()> {
+    let pod = kubelet.runtime.pod(uid).await?;
+    let stops = pod.running().map(|view| {
+        let grace = view.annotations.grace.unwrap_or(ORPHAN_GRACE);
+        kubelet.runtime.stop_container(&view.id, grace)
+    });
+    for outcome in futures::future::join_all(stops).await {
+        outcome?;
+    }
+    for view in &pod.containers {
+        kubelet.runtime.remove_container(&view.id).await?;
+    }
+    for sandbox in &pod.sandboxes {
+        kubelet.runtime.stop_sandbox(&sandbox.id).await?;
+        kubelet.runtime.remove_sandbox(&sandbox.id).await?;
+    }
+    Ok(())
+}
+
+async fn remove_orphan_cgroups(kubelet: &Kubelet) {
+    let alive = kubelet.pleg.pods();
+    for uid in kubelet.cgroups.pods() {
+        if kubelet.pods.contains(&uid) || alive.contains_key(&uid) {
+            continue;
+        }
+        let cgroups = kubelet.cgroups.clone();
+        let of = uid.clone();
+        match tokio::task::spawn_blocking(move || cgroups.remove_pod(&of)).await {
+            Ok(Err(error)) => tracing::warn!(uid, %error, "cannot remove an orphaned pod's cgroup, will retry"),
+            Ok(Ok(())) | Err(_) => {}
+        }
+    }
+}
+
+async fn remove_orphan_directories(kubelet: &Kubelet) {
+    let Ok(mut entries) = tokio::fs::read_dir(kubelet.config.root_dir.join("pods")).await else { return };
+    let alive = kubelet.pleg.pods();
+    while let Ok(Some(entry)) = entries.next_entry().await {
+        let uid = entry.file_name().to_string_lossy().into_owned();
+        if kubelet.pods.contains(&uid) || alive.contains_key(&uid) {
+            continue;
+        }
+        let removed = async {
+            volumes::unmount_pod(kubelet, &uid).await?;
+            volumes::remove_pod_dir(kubelet.config.pod_dir(&uid)).await
+        };
+        if let Err(error) = removed.await {
+            tracing::warn!(uid, %error, "cannot remove an orphaned pod's directory, will retry");
+        }
+    }
+}
+
+async fn remove_orphan_mirrors(kubelet: &Kubelet) {
+    let Some(client) = &kubelet.client else { return };
+    for pod in kubelet.pods.mirrors() {
+        if kubelet.pods.find(spec::namespace(&pod), spec::name(&pod), None).is_none() {
+            mirror::delete(client, &pod).await;
+        }
+    }
+}

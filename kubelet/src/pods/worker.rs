@@ -1,0 +1,214 @@
+//! One pod's state machine.
+//!
+//! ```text
+//!  Syncing ── deleted, removed, evicted, over ──> Terminating ── nothing runs ──> Terminated ── no source has it ──> gone
+//! ```
+//! A sync in flight is broken off when the pod shall end; the runtime is asked anew at each step, so a worker (or the
+//! whole kubelet) may die anywhere and the next one goes on from what is there.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{Pod, PodStatus};
+
+use super::backoff::Backoff;
+use super::mailbox::Terminate;
+use super::manager::Entry;
+use super::messages::Messages;
+use super::status::{self, Verdict, Waiting};
+use super::{conditions, spec, status_manager};
+use crate::probes::Probes;
+use crate::runtime::PodRuntime;
+use crate::shared::Kubelet;
+use crate::volumes::Mounted;
+
+const CRASH_BACKOFF: Duration = Duration::from_secs(10);
+/// Pause after a step that failed.
+pub(super) const RETRY: Duration = Duration::from_secs(2);
+
+/// A pod's worker: the pod and all that is remembered about it between steps.
+pub(super) struct Worker {
+    pub(super) kubelet: Arc<Kubelet>,
+    pub(super) entry: Arc<Entry>,
+    pub(super) pod: Arc<Pod>,
+    pub(super) uid: String,
+    pub(super) restarts: Backoff,
+    /// Why containers do not run, by name.
+    pub(super) waiting: HashMap<String, Waiting>,
+    pub(super) probes: Probes,
+    pub(super) messages: Messages,
+    pub(super) verdict: Option<Verdict>,
+    /// Admission said yes, or the pod ran before this kubelet started.
+    pub(super) admitted: bool,
+    /// Volumes that are set up, by name.
+    pub(super) volumes: HashMap<String, Mounted>,
+    pub(super) mount_failures: u32,
+}
+
+/// Runs a pod from its first sight until no source has it.
+pub(super) async fn run(kubelet: Arc<Kubelet>, entry: Arc<Entry>) {
+    let pod = entry.mailbox.read().pod;
+    let uid = spec::uid(&pod).to_owned();
+    let max = kubelet.config.file.crash_loop_back_off.max_container_restart_period.0;
+    let shutdown = kubelet.shutdown.clone();
+    let worker = Worker {
+        probes: Probes::new(kubelet.clone(), entry.clone(), &pod),
+        kubelet,
+        entry,
+        pod,
+        uid,
+        restarts: Backoff::new(CRASH_BACKOFF, max),
+        waiting: HashMap::new(),
+        messages: Messages::default(),
+        verdict: None,
+        admitted: false,
+        volumes: HashMap::new(),
+        mount_failures: 0,
+    };
+    tokio::select! {
+        () = worker.live() => {}
+        // Containers outlive the kubelet.
+        () = shutdown.cancelled() => {}
+    }
+}
+
+impl Worker {
+    async fn live(mut self) {
+        let already_over = self.pod.status.as_ref().is_some_and(is_over) && !spec::is_static(&self.pod);
+        let terminate = if already_over { Terminate::default() } else { self.run_until_told().await };
+        self.terminate_pod(terminate).await;
+        self.bury().await;
+        self.kubelet.objects.forget_pod(&self.uid);
+        self.kubelet.status.forget(&self.uid);
+        self.kubelet.pods.finished(&self.uid);
+    }
+
+    /// Syncs again and again; answers how to end.
+    async fn run_until_told(&mut self) -> Terminate {
+        let entry = self.entry.clone();
+        loop {
+            let mail = entry.mailbox.read();
+            self.pod = mail.pod;
+            if let Some(terminate) = mail.terminate {
+                return terminate;
+            }
+            let pause = tokio::select! {
+                outcome = self.sync() => match outcome {
+                    Ok(super::sync::Next::Over) => return Terminate { grace: None, verdict: self.verdict.clone() },
+                    Ok(super::sync::Next::After(pause)) => pause,
+                    Err(error) => {
+                        tracing::warn!(pod = %spec::describe(&self.pod), %error, "error syncing pod, will retry");
+                        RETRY
+                    }
+                },
+                () = entry.mailbox.interrupted() => continue,
+            };
+            tokio::select! {
+                () = entry.mailbox.woken() => {}
+                () = tokio::time::sleep(pause) => {}
+            }
+        }
+    }
+
+    /// Stops everything, however long it takes.
+    async fn terminate_pod(&mut self, first: Terminate) {
+        let entry = self.entry.clone();
+        let mut wish = first;
+        loop {
+            self.pod = entry.mailbox.read().pod;
+            if self.verdict.is_none() {
+                self.verdict = wish.verdict.clone();
+            }
+            self.probes.stop_for_termination();
+            match self.terminate_step(&wish).await {
+                Ok(()) => break,
+                Err(error) => {
+                    let message = format!("error killing pod: {error}");
+                    self.kubelet.events.pod(&self.pod, true, "FailedKillPod", &message);
+                    tokio::time::sleep(RETRY).await;
+                }
+            }
+            wish = entry.mailbox.read().terminate.unwrap_or(wish);
+        }
+        self.probes.stop();
+    }
+
+    async fn terminate_step(&mut self, wish: &Terminate) -> anyhow::Result<()> {
+        let runtime = self.kubelet.runtime.pod(&self.uid).await?;
+        self.report(&runtime, false).await;
+        self.kill_pod(&runtime, wish).await?;
+        let runtime = self.kubelet.runtime.pod(&self.uid).await?;
+        if let Some(running) = runtime.running().next() {
+            anyhow::bail!("container {} still runs", running.name);
+        }
+        self.report(&runtime, true).await;
+        self.clean_up().await
+    }
+
+    /// The pod is over: let the API delete it, and keep what is left of it until no source has it.
+    async fn bury(&mut self) {
+        let entry = self.entry.clone();
+        let mut deleting = false;
+        loop {
+            let mail = entry.mailbox.read();
+            self.pod = mail.pod.clone();
+            if mail.removed {
+                break;
+            }
+            if mail.pod.metadata.deletion_timestamp.is_some() && !spec::is_static(&mail.pod) && !deleting {
+                deleting = true;
+                self.kubelet.status.delete(self.pod.clone());
+            }
+            entry.mailbox.woken().await;
+        }
+        while let Err(error) = self.remove_from_runtime().await {
+            tracing::warn!(pod = %spec::describe(&self.pod), %error, "removing the pod's containers failed, will retry");
+            tokio::time::sleep(RETRY).await;
+        }
+        self.remove_directories().await;
+    }
+
+    /// Derives the status from what the runtime holds, keeps it and sends it off.
+    pub(super) async fn report(&mut self, runtime: &PodRuntime, terminal: bool) -> Arc<PodStatus> {
+        self.messages.collect(runtime, |id| self.probes.forget(id)).await;
+        let mut previous = (*self.entry.status()).clone();
+        adopt_foreign_conditions(&mut previous, &self.pod);
+        let generated = status::generate(&status::Input {
+            pod: &self.pod,
+            runtime,
+            previous: &previous,
+            waiting: &self.waiting,
+            probes: &self.probes,
+            messages: self.messages.by_id(),
+            host_ips: &self.kubelet.node.host_ips(),
+            terminal,
+            verdict: self.verdict.as_ref(),
+            runtime_name: &self.kubelet.runtime_info.name,
+            now: status_manager::now(),
+        });
+        let generated = Arc::new(generated);
+        self.entry.set_status(generated.clone());
+        self.kubelet.status.set(&self.pod, generated.clone());
+        generated
+    }
+}
+
+/// The pod has ended and says so.
+pub(super) fn is_over(status: &PodStatus) -> bool {
+    matches!(status.phase.as_deref(), Some("Failed" | "Succeeded"))
+}
+
+/// Conditions of other owners (readiness gates, disruption) are what the API last said.
+fn adopt_foreign_conditions(previous: &mut PodStatus, pod: &Pod) {
+    let Some(status) = pod.status.as_ref().filter(|_| !spec::is_static(pod)) else { return };
+    let ours = previous.conditions.take().unwrap_or_default();
+    let mut conditions: Vec<_> = ours.into_iter().filter(|c| conditions::is_owned(&c.type_)).collect();
+    let theirs = status.conditions.iter().flatten();
+    for condition in theirs {
+        if !conditions.iter().any(|have| have.type_ == condition.type_) {
+            conditions.push(condition.clone());
+        }
+    }
+    previous.conditions = Some(conditions);
+}

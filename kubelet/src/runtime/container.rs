@@ -1,0 +1,52 @@
+//! The container that a pod's spec asks for. Pure.
+
+use k8s_cri::v1 as cri;
+use k8s_openapi::api::core::v1::{Container, Pod};
+
+use super::{labels, security};
+use crate::pods::env::{EnvVars, expand};
+
+/// What the container's surroundings add to its spec.
+pub(crate) struct ContainerParts<'a> {
+    pub(crate) image_ref: String,
+    pub(crate) envs: EnvVars,
+    pub(crate) mounts: Vec<cri::Mount>,
+    pub(crate) restart_count: i32,
+    /// Container whose process namespace an ephemeral container joins.
+    pub(crate) target_id: Option<&'a str>,
+    pub(crate) resources: cri::LinuxContainerResources,
+    pub(crate) security: security::SecurityDefaults<'a>,
+}
+
+/// Builds the container's configuration.
+pub(crate) fn config(pod: &Pod, container: &Container, parts: ContainerParts<'_>) -> cri::ContainerConfig {
+    let spec = pod.spec.clone().unwrap_or_default();
+    let restarts = u32::try_from(parts.restart_count).unwrap_or_default();
+    let expanded = |words: &Option<Vec<String>>| -> Vec<String> {
+        words.iter().flatten().map(|word| expand(word, &parts.envs)).collect()
+    };
+    cri::ContainerConfig {
+        metadata: Some(cri::ContainerMetadata { name: container.name.clone(), attempt: restarts }),
+        image: Some(cri::ImageSpec {
+            image: parts.image_ref,
+            user_specified_image: container.image.clone().unwrap_or_default(),
+            ..Default::default()
+        }),
+        command: expanded(&container.command),
+        args: expanded(&container.args),
+        working_dir: container.working_dir.clone().unwrap_or_default(),
+        mounts: parts.mounts,
+        labels: labels::container_labels(pod, &container.name),
+        annotations: labels::container_annotations(pod, container, parts.restart_count),
+        log_path: format!("{}/{}.log", container.name, parts.restart_count),
+        stdin: container.stdin == Some(true),
+        stdin_once: container.stdin_once == Some(true),
+        tty: container.tty == Some(true),
+        linux: Some(cri::LinuxContainerConfig {
+            resources: Some(parts.resources),
+            security_context: Some(security::container(&spec, container, parts.target_id, &parts.security)),
+        }),
+        envs: parts.envs.into_iter().map(|(key, value)| cri::KeyValue { key, value }).collect(),
+        ..Default::default()
+    }
+}

@@ -1,0 +1,193 @@
+//! Start-up: checks what must be right, connects, and starts the tasks.
+
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::cgroups::{Cgroups, Limits, Version};
+use crate::config::{Config, Options};
+use crate::events::Events;
+use crate::images::ImageManager;
+use crate::node::{NodeState, lease, machine, status};
+use crate::pods::services::Services;
+use crate::pods::{PodManager, api_source, housekeeping, static_source, status_manager};
+use crate::runtime::{Runtime, RuntimeInfo, pleg, resources};
+use crate::shared::Kubelet;
+use crate::volumes::objects::ObjectStore;
+use crate::volumes::tokens::Tokens;
+use crate::{eviction, images, quantity};
+
+/// How long the runtime may take to come up.
+const RUNTIME_PATIENCE: Duration = Duration::from_secs(120);
+
+/// Runs the kubelet until `shutdown`. Containers keep running afterwards.
+pub async fn run(options: Options, shutdown: CancellationToken) -> anyhow::Result<()> {
+    let config = Config::complete(&options)?;
+    let cgroups = Arc::new(Cgroups::detect(&config.file).context("finding the mounted cgroup hierarchies")?);
+    if cgroups.version() == Version::V1 && config.file.fail_cgroup_v1 {
+        bail!(
+            "kubelet is configured to not run on a host using cgroup v1. cgroup v1 support is unsupported and will be removed in a future release (set failCgroupV1: false to run anyway)"
+        );
+    }
+    cgroups.check_root().map_err(|error| anyhow::anyhow!(error))?;
+    std::fs::create_dir_all(config.root_dir.join("pods"))
+        .with_context(|| format!("making the root directory {}", config.root_dir.display()))?;
+    let client = connect(&config).await?;
+    let file = &config.file;
+    let runtime =
+        Runtime::new(&file.container_runtime_endpoint, &file.image_service_endpoint, file.runtime_request_timeout.0)?;
+    let runtime_info = tokio::select! {
+        info = wait_for_runtime(&runtime, &file.container_runtime_endpoint) => info?,
+        () = shutdown.cancelled() => return Ok(()),
+    };
+    let kubelet = assemble(config, cgroups, client, runtime, runtime_info, shutdown.clone());
+    prepare_cgroups(&kubelet)?;
+    kubelet.events.node(false, "Starting", "Starting kubelet.");
+    let tasks = spawn(&kubelet, &shutdown);
+    shutdown.cancelled().await;
+    tasks.close();
+    let _ = tokio::time::timeout(Duration::from_secs(5), tasks.wait()).await;
+    Ok(())
+}
+
+async fn connect(config: &Config) -> anyhow::Result<Option<kube::Client>> {
+    let Some(kubeconfig) = &config.kubeconfig else {
+        tracing::info!("no --kubeconfig: running standalone, static pods only");
+        return Ok(None);
+    };
+    let connection = common::config::flags::ClientConnection {
+        kubeconfig: Some(kubeconfig.clone()),
+        kube_api_qps: config.file.kube_api_qps as f32,
+        kube_api_burst: u32::try_from(config.file.kube_api_burst).unwrap_or(100),
+        ..Default::default()
+    };
+    Ok(Some(common::client::connect(&connection, "kubelet").await?))
+}
+
+async fn wait_for_runtime(runtime: &Runtime, endpoint: &str) -> anyhow::Result<RuntimeInfo> {
+    let deadline = tokio::time::Instant::now() + RUNTIME_PATIENCE;
+    let mut told = false;
+    loop {
+        match runtime.version().await {
+            Ok(info) if info.api_version == "v1" || info.api_version.is_empty() => {
+                tracing::info!(name = info.name, version = info.version, "container runtime");
+                return Ok(info);
+            }
+            Ok(info) => {
+                bail!("the container runtime at {endpoint} speaks CRI {:?}; this kubelet needs v1", info.api_version)
+            }
+            Err(error) if tokio::time::Instant::now() > deadline => {
+                return Err(error).with_context(|| format!("validate CRI v1 runtime API for endpoint {endpoint:?}"));
+            }
+            Err(error) => {
+                if !told {
+                    tracing::warn!(endpoint, %error, "the container runtime does not answer yet, waiting for it");
+                    told = true;
+                }
+                tokio::time::sleep(Duration::from_millis(500)).await;
+            }
+        }
+    }
+}
+
+fn assemble(
+    config: Config,
+    cgroups: Arc<Cgroups>,
+    client: Option<kube::Client>,
+    runtime: Runtime,
+    runtime_info: RuntimeInfo,
+    shutdown: CancellationToken,
+) -> Arc<Kubelet> {
+    let recorder = client.clone().map(|client| common::events::Recorder::new(client, "kubelet", &config.node_name));
+    let events = Arc::new(Events::new(recorder, &config.node_name));
+    let services = match &client {
+        Some(client) => Services::watch(client.clone(), shutdown.clone()),
+        None => Services::default(),
+    };
+    let node = NodeState::new(&config, machine::detect());
+    let images = ImageManager::new(&config.file);
+    let kubelet = Arc::new_cyclic(|weak: &Weak<Kubelet>| {
+        let weak = weak.clone();
+        let wake = move |uid: &str| {
+            if let Some(kubelet) = weak.upgrade() {
+                kubelet.pods.look(uid);
+            }
+        };
+        Kubelet {
+            objects: ObjectStore::new(client.clone(), wake),
+            tokens: Tokens::new(client.clone()),
+            pods: PodManager::default(),
+            status: status_manager::StatusManager::default(),
+            pleg: Arc::default(),
+            config,
+            runtime,
+            runtime_info,
+            node,
+            client,
+            cgroups,
+            images,
+            events,
+            services,
+            shutdown,
+        }
+    });
+    kubelet.pods.attach(&kubelet);
+    kubelet
+}
+
+fn prepare_cgroups(kubelet: &Kubelet) -> anyhow::Result<()> {
+    let allocatable = kubelet.node.allocatable();
+    let limits = Limits {
+        cpu_shares: Some(resources::shares(quantity::milli_of(Some(&allocatable), "cpu"))),
+        memory: kubelet
+            .config
+            .file
+            .enforce_node_allocatable
+            .iter()
+            .any(|level| level == "pods")
+            .then(|| quantity::of(Some(&allocatable), "memory")),
+        ..Limits::default()
+    };
+    kubelet.cgroups.ensure_node(&limits).context("making the cgroups of pods")?;
+    if !kubelet.config.file.enforce_node_allocatable.is_empty() {
+        kubelet.events.node(false, "NodeAllocatableEnforced", "Updated Node Allocatable limit across pods");
+    }
+    Ok(())
+}
+
+fn spawn(kubelet: &Arc<Kubelet>, shutdown: &CancellationToken) -> TaskTracker {
+    let tasks = TaskTracker::new();
+    let changed = Arc::new(tokio::sync::Notify::new());
+    let of = || (kubelet.clone(), shutdown.clone());
+    let pods = Arc::downgrade(kubelet);
+    let notify = move |uid: &str| {
+        if let Some(kubelet) = pods.upgrade() {
+            kubelet.pods.look(uid);
+        }
+    };
+    tasks.spawn(pleg::run(kubelet.pleg.clone(), kubelet.runtime.clone(), notify, shutdown.clone()));
+    let (k, s) = of();
+    tasks.spawn(status::watch_runtime(k, changed.clone(), s));
+    let (k, s) = of();
+    tasks.spawn(static_source::run(k, s));
+    let (k, s) = of();
+    tasks.spawn(housekeeping::run(k, s));
+    let (k, s) = of();
+    tasks.spawn(images::gc::run(k, s));
+    let (k, s) = of();
+    tasks.spawn(eviction::run(k, changed.clone(), s));
+    if let Some(client) = kubelet.client.clone() {
+        let (k, s) = of();
+        tasks.spawn(api_source::run(k, client.clone(), s));
+        let (k, s) = of();
+        tasks.spawn(status_manager::run(k, client.clone(), s));
+        let (k, s) = of();
+        tasks.spawn(status::run(k, client.clone(), changed, s));
+        let (k, s) = of();
+        tasks.spawn(lease::run(k, client, s));
+    }
+    tasks
+}
