@@ -20,6 +20,7 @@ mod checks;
 mod cluster;
 pub mod core;
 mod discovery;
+mod dra;
 pub mod field;
 pub mod metadata;
 mod names;
@@ -123,6 +124,7 @@ static ALL: &[&[&[rules::Rules]]] = &[
         certificates::RULES,
         cluster::RULES,
         discovery::RULES,
+        dra::RULES,
         networking::RULES,
         pod::RULES,
         policy::RULES,

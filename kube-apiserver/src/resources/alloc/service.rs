@@ -391,7 +391,7 @@ mod tests {
         async fn update(&self, record: Record, name: &str, object: Value) -> Result<(), RecordError> {
             let mut map = self.0.lock();
             let (revision, value) = map.get_mut(&slot(record, name)).ok_or(RecordError::Conflict)?;
-            if object["metadata"]["resourceVersion"] != revision.to_string() {
+            if object["metadata"]["resourceVersion"].as_str() != Some(revision.to_string().as_str()) {
                 return Err(RecordError::Conflict);
             }
             *revision += 1;

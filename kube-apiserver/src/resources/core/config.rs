@@ -65,7 +65,7 @@ pub(crate) const RULES: &[Rules] = &[
                 }
             }
         },
-        columns: &[NAME, AGE],
+        columns: crate::resources::table::NAME_AGE,
         row: crate::resources::table::name_age,
         ..Rules::GENERIC
     },

@@ -9,7 +9,7 @@ use crate::resources::{
     names,
     rules::{Rules, Selectable},
     table::{Column, NAME, Row, name, since, text, wide},
-    value::{at, int_at, is_set, remove, same_at, set, str_at},
+    value::{at, int_at, is_set, same_at, str_at},
 };
 
 const FIELDS: &[Selectable] = &[
@@ -43,17 +43,6 @@ const CORE_LABELS: &[&str] = &[
     "reportingComponent",
     "source",
     "type",
-];
-
-/// Names that events.k8s.io clients use, and the stored form's name.
-const RENAMED: [(&str, &str); 7] = [
-    ("regarding", "involvedObject"),
-    ("note", "message"),
-    ("deprecatedSource", "source"),
-    ("deprecatedFirstTimestamp", "firstTimestamp"),
-    ("deprecatedLastTimestamp", "lastTimestamp"),
-    ("deprecatedCount", "count"),
-    ("reportingController", "reportingComponent"),
 ];
 
 const COLUMNS: &[Column] = &[
@@ -95,35 +84,6 @@ pub(crate) const RULES: &[Rules] = &[
         ..EVENT
     },
 ];
-
-/// Turns an events.k8s.io/v1 event into the stored core/v1 form.
-pub fn to_core(event: &mut Value) {
-    rename(event, |pair| pair);
-    set(event, "apiVersion", "v1");
-}
-
-/// Turns a stored core/v1 event into the events.k8s.io/v1 form.
-pub fn from_core(event: &mut Value) {
-    rename(event, |(new, core)| (core, new));
-    set(event, "apiVersion", "events.k8s.io/v1");
-}
-
-fn rename(event: &mut Value, pair: fn((&'static str, &'static str)) -> (&'static str, &'static str)) {
-    for (from, to) in RENAMED.map(pair) {
-        if let Some(value) = remove(event, from) {
-            set(event, to, value);
-        }
-    }
-}
-
-/// The events.k8s.io name of a field label becomes the stored one: `regarding.name` -> `involvedObject.name`.
-pub fn core_field_label(label: &str) -> String {
-    match label.split_once('.') {
-        Some(("regarding", rest)) => format!("involvedObject.{rest}"),
-        _ if label == "reportingController" => "reportingComponent".to_string(),
-        _ => label.to_string(),
-    }
-}
 
 fn legacy(event: &Value, errs: &mut ErrorList) {
     let namespace = str_at(event, "metadata.namespace");

@@ -4,7 +4,7 @@ use super::rules::Rules;
 
 pub(crate) mod config;
 mod endpoints;
-pub mod event;
+mod event;
 pub mod namespace;
 pub(crate) mod node;
 mod quota;

@@ -76,10 +76,8 @@ fn one_source(scope: &Scope<'_>, kind: &str, source: &Value, path: &Path<'_>, er
         }
     };
     match kind {
-        "emptyDir" => {
-            if at(source, "sizeLimit").and_then(Quantity::of).is_some_and(|limit| limit.sign() < 0) {
-                errs.forbidden(&path.child("sizeLimit"), "SizeLimit field must be a valid resource quantity");
-            }
+        "emptyDir" if at(source, "sizeLimit").and_then(Quantity::of).is_some_and(|limit| limit.sign() < 0) => {
+            errs.forbidden(&path.child("sizeLimit"), "SizeLimit field must be a valid resource quantity");
         }
         "hostPath" => host_path(source, path, errs),
         "secret" | "configMap" => {
