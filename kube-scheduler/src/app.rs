@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use common::events::EventsV1Recorder;
 use common::informer::{Factory, Informer, InformerOptions};
 use common::serving::{DaemonServer, Health, Ops, run_daemon_server};
 use k8s_openapi::api::core::v1::{Node, Pod};
@@ -14,7 +15,6 @@ use crate::cycle::Scheduler;
 use crate::cycle::api::{ApiOutlet, slim};
 use crate::cycle::decide::Decider;
 use crate::cycle::listers::InformerListers;
-use crate::framework::listers::Listers;
 use crate::framework::profiles::Profiles;
 use crate::metrics;
 use crate::options::{Config, Options};
@@ -46,7 +46,13 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> anyhow::Resul
     let client = common::client::connect(&config.client, "kube-scheduler").await?;
     let election_client = common::client::connect(&config.client, "kube-scheduler").await?;
     let others = Factory::new(client.clone());
-    let profiles = build_profiles(&config, &client, Arc::new(InformerListers::new(&others)))?;
+    let services = Services {
+        client: Some(client.clone()),
+        listers: Arc::new(InformerListers::new(&others)),
+        recorder: Some(EventsV1Recorder::new(client.clone(), "default-scheduler", "default-scheduler")),
+        activate: Arc::default(),
+    };
+    let profiles = build_profiles(&config, &services)?;
     let factory = Factory::new(client.clone());
     let pods = factory.informer_with::<Pod>(InformerOptions {
         field_selector: Some(UNFINISHED.into()),
@@ -57,6 +63,12 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> anyhow::Resul
     let names: Vec<_> = profiles.iter().map(|profile| profile.name.clone()).collect();
     let outlet = Arc::new(ApiOutlet::new(client, pods.clone(), &names));
     let scheduler = Arc::new(assemble(&config, &options, profiles, outlet));
+    let weak = Arc::downgrade(&scheduler);
+    let _ = services.activate.set(Box::new(move |uids| {
+        if let Some(scheduler) = weak.upgrade() {
+            scheduler.queue.activate(uids);
+        }
+    }));
     observe(&scheduler, &nodes, &pods);
 
     let ops = operations(&config, &nodes, &pods)?;
@@ -95,10 +107,9 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> anyhow::Resul
     }
 }
 
-fn build_profiles(config: &Config, client: &kube::Client, listers: Arc<dyn Listers>) -> anyhow::Result<Arc<Profiles>> {
-    let services = Services { client: Some(client.clone()), listers };
+fn build_profiles(config: &Config, services: &Services) -> anyhow::Result<Arc<Profiles>> {
     let built: Result<Vec<_>, String> =
-        config.component.profiles.iter().map(|profile| registry::profile(profile, &services)).collect();
+        config.component.profiles.iter().map(|profile| registry::profile(profile, services)).collect();
     let profiles = built.and_then(Profiles::new).map_err(anyhow::Error::msg)?;
     Ok(Arc::new(profiles))
 }

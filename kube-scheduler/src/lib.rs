@@ -11,6 +11,7 @@ pub mod framework;
 pub mod metrics;
 pub mod options;
 pub mod plugins;
+pub mod preemption;
 pub mod queue;
 #[cfg(test)]
 pub(crate) mod testing;

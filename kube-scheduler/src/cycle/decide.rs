@@ -10,7 +10,7 @@ use std::time::Instant;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use crate::cache::snapshot::{NodeView, Snapshot};
+use crate::cache::snapshot::Snapshot;
 use crate::framework::diagnosis::Diagnosis;
 use crate::framework::memo::{Memo, Verdicts};
 use crate::framework::plugin::{CycleContext, PostFilterContext, PostFiltered};
@@ -242,31 +242,9 @@ impl Search<'_> {
         Ok(feasible)
     }
 
-    /// Whether the pod fits a node: with the pods nominated to it (of its priority or higher), and also without them.
     fn fits(&self, slot: u32, memo: Option<&mut Verdicts>) -> Verdict {
         let view = self.cx.snapshot.node(slot);
-        if !self.nominator.is_empty() {
-            self.fits_beside_nominated(&view)?;
-        }
-        self.profile.run_filters(&self.cx, &self.before, memo, &view)
-    }
-
-    fn fits_beside_nominated(&self, view: &NodeView<'_>) -> Verdict {
-        let pod = self.cx.pod;
-        let mut nominated = self.nominator.pods_on(view.name());
-        nominated.retain(|other| other.template.priority >= pod.template.priority && other.uid != pod.uid);
-        if nominated.is_empty() {
-            return Ok(());
-        }
-        let mut usage = self.cx.snapshot.usage(view.slot);
-        let mut before = self.before.on_trial();
-        let mut index = self.cx.snapshot.resources.clone();
-        for other in nominated {
-            usage.add(other.clone(), &mut index);
-            let trial = NodeView { usage: Some(&usage), ..*view };
-            self.profile.trial(&self.cx, &mut before, &other, &trial, true);
-        }
-        self.profile.run_filters(&self.cx, &before, None, &NodeView { usage: Some(&usage), ..*view })
+        self.profile.run_filters_with_nominated(&self.cx, &self.before, memo, &view, self.nominator)
     }
 
     /// Nothing fits: asks PostFilter to make room.

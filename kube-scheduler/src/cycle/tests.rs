@@ -137,7 +137,8 @@ async fn failure_is_told_in_upstreams_words_and_healed_by_a_node() {
     let waiting = pod("a").requests("2", "1Gi");
     bench.arrive(&waiting);
     bench.settle().await;
-    let message = "0/2 nodes are available: 1 Insufficient cpu, 1 node(s) had untolerated taint(s).";
+    let message = "0/2 nodes are available: 1 Insufficient cpu, 1 node(s) had untolerated taint(s). no new \
+                   claims to deallocate, preemption: 0/2 nodes are available: 2 Preemption is not helpful for scheduling.";
     assert_eq!(bench.world.events.lock()[0], format!("FailedScheduling: {message}"));
     let patch = bench.world.patches.lock()[0].clone();
     let condition = &patch["status"]["conditions"][0];
@@ -251,6 +252,7 @@ fn a_nominated_pod_keeps_its_room() {
         let pod = pod_info(&pod("p").priority(priority).requests("1", "0"));
         Decider::new(0, 1).decide(&profile, &cluster.snapshot, &pod, &nominator).map(|d| d.node.to_string())
     };
-    assert_eq!(decide(0).unwrap_err().message(), "0/1 nodes are available: 1 Insufficient cpu.");
+    let message = decide(0).unwrap_err().message();
+    assert!(message.starts_with("0/1 nodes are available: 1 Insufficient cpu. "), "{message}");
     assert_eq!(decide(100).unwrap(), "n1", "a higher priority need not care");
 }

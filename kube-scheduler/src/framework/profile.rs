@@ -12,6 +12,7 @@ use super::pod::PodInfo;
 use super::status::{Code, Status, Verdict};
 use crate::cache::snapshot::NodeView;
 use crate::metrics;
+use crate::queue::nominator::Nominator;
 
 /// A shared plugin.
 pub type PluginRef = Arc<dyn Plugin>;
@@ -191,6 +192,31 @@ impl Profile {
             }
             None => self.filter_range(cx, before, node, 0, self.points.filter.len()),
         }
+    }
+
+    /// As [`Self::run_filters`], but the pod must fit both beside the pods nominated to the node (of its priority or
+    /// higher) and without them.
+    pub fn run_filters_with_nominated(
+        &self,
+        cx: &CycleContext<'_>,
+        before: &PreFilterResult,
+        memo: Option<&mut super::memo::Verdicts>,
+        node: &NodeView<'_>,
+        nominator: &Nominator,
+    ) -> Verdict {
+        let mut nominated = if nominator.is_empty() { Vec::new() } else { nominator.pods_on(node.name()) };
+        nominated.retain(|other| other.template.priority >= cx.pod.template.priority && other.uid != cx.pod.uid);
+        if !nominated.is_empty() {
+            let mut usage = node.usage.cloned().unwrap_or_else(|| cx.snapshot.usage(node.slot));
+            let mut trial = before.on_trial();
+            let mut index = cx.snapshot.resources.clone();
+            for other in nominated {
+                usage.add(other.clone(), &mut index);
+                self.trial(cx, &mut trial, &other, &NodeView { usage: Some(&usage), ..*node }, true);
+            }
+            self.run_filters(cx, &trial, None, &NodeView { usage: Some(&usage), ..*node })?;
+        }
+        self.run_filters(cx, before, memo, node)
     }
 
     fn filter_range(

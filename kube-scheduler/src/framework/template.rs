@@ -133,6 +133,8 @@ pub struct Template {
     pub controller: Option<(String, String)>,
     /// PersistentVolumeClaims the pod mounts, by name.
     pub claims: Vec<String>,
+    /// Names of spec.resourceClaims.
+    pub resource_claims: Vec<String>,
     /// Volumes whose claim is generated from the pod (`<pod>-<volume>`).
     pub generated_claims: Vec<String>,
 }
@@ -155,6 +157,7 @@ struct Identity<'a> {
     volumes: &'a Option<Vec<core::Volume>>,
     gates: &'a Option<Vec<core::PodSchedulingGate>>,
     host_network: Option<bool>,
+    resource_claims: &'a Option<Vec<core::PodResourceClaim>>,
     containers: Vec<ContainerIdentity<'a>>,
     init: Vec<ContainerIdentity<'a>>,
     statuses: Vec<StatusIdentity<'a>>,
@@ -261,6 +264,7 @@ fn identity(pod: &core::Pod) -> Option<Identity<'_>> {
         volumes: &spec.volumes,
         gates: &spec.scheduling_gates,
         host_network: spec.host_network,
+        resource_claims: &spec.resource_claims,
         containers: spec.containers.iter().map(ContainerIdentity::of).collect(),
         init: spec.init_containers.iter().flatten().map(ContainerIdentity::of).collect(),
         statuses: statuses.map(|s| StatusIdentity(&s.name, &s.allocated_resources, &s.resources)).collect(),
@@ -309,6 +313,7 @@ fn parse(pod: &core::Pod, id: u64) -> Template {
             .filter_map(|volume| volume.persistent_volume_claim.as_ref())
             .map(|claim| claim.claim_name.clone())
             .collect(),
+        resource_claims: spec.resource_claims.iter().flatten().map(|claim| claim.name.clone()).collect(),
         generated_claims: volumes(spec).filter(|v| v.ephemeral.is_some()).map(|v| v.name.clone()).collect(),
     }
 }

@@ -2,6 +2,8 @@
 
 pub mod balanced_allocation;
 pub mod default_binder;
+pub mod default_preemption;
+pub mod dynamic_resources;
 pub mod fit;
 pub mod image_locality;
 pub mod inter_pod_affinity;

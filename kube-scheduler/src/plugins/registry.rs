@@ -2,20 +2,25 @@
 //! (overridden defaults first, then MultiPoint's, then the point's own).
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
+
+use common::events::EventsV1Recorder;
 
 use super::{
-    balanced_allocation, default_binder, fit, image_locality, inter_pod_affinity, node_affinity, node_name, node_ports,
-    node_unschedulable, priority_sort, scheduling_gates, taint_toleration, topology_spread,
+    balanced_allocation, default_binder, default_preemption, dynamic_resources, fit, image_locality,
+    inter_pod_affinity, node_affinity, node_name, node_ports, node_unschedulable, priority_sort, scheduling_gates,
+    taint_toleration, topology_spread,
 };
 use crate::config::args::{
-    BalancedAllocationArgs, FitArgs, InterPodAffinityArgs, NodeAffinityArgs, PodTopologySpreadArgs,
+    BalancedAllocationArgs, DefaultPreemptionArgs, FitArgs, InterPodAffinityArgs, NodeAffinityArgs,
+    PodTopologySpreadArgs,
 };
 use crate::config::types::{KubeSchedulerProfile, PluginConfig, PluginSet};
 use crate::config::validation::decode_args;
 use crate::framework::listers::{Listers, NoListers};
 use crate::framework::plugin::Plugin;
 use crate::framework::profile::{PluginRef, Points, Profile};
+use crate::preemption::executor::Executor;
 
 /// Upstream plugins that this build knows by name but does not have yet: accepted in profiles, and do nothing.
 pub const NOT_YET: &[&str] = &[
@@ -23,8 +28,6 @@ pub const NOT_YET: &[&str] = &[
     "NodeVolumeLimits",
     "VolumeBinding",
     "VolumeZone",
-    "DynamicResources",
-    "DefaultPreemption",
     "NodeDeclaredFeatures",
     "GangScheduling",
     "TopologyPlacementGenerator",
@@ -38,11 +41,18 @@ pub struct Services {
     pub client: Option<kube::Client>,
     /// Objects other than nodes and pods.
     pub listers: Arc<dyn Listers>,
+    /// Events about pods other than the one being scheduled.
+    pub recorder: Option<EventsV1Recorder>,
+    /// Makes pods active at once; set when the queue exists.
+    pub activate: Arc<OnceLock<Activate>>,
 }
+
+/// Makes pods (by uid) active at once.
+pub type Activate = Box<dyn Fn(&[Arc<str>]) + Send + Sync>;
 
 impl Default for Services {
     fn default() -> Self {
-        Self { client: None, listers: Arc::new(NoListers) }
+        Self { client: None, listers: Arc::new(NoListers), recorder: None, activate: Arc::default() }
     }
 }
 
@@ -82,6 +92,12 @@ fn build(name: &str, configs: &[PluginConfig], services: &Services) -> Build {
         inter_pod_affinity::NAME => {
             let args = args::<InterPodAffinityArgs>(name, configs)?;
             Arc::new(inter_pod_affinity::InterPodAffinity::new(&args, services.listers.clone()))
+        }
+        dynamic_resources::NAME => Arc::new(dynamic_resources::DynamicResources),
+        default_preemption::NAME => {
+            let args = args::<DefaultPreemptionArgs>(name, configs)?;
+            let executor = Arc::new(Executor::new(services));
+            Arc::new(default_preemption::DefaultPreemption::new(&args, services.listers.clone(), executor))
         }
         image_locality::NAME => Arc::new(image_locality::ImageLocality),
         default_binder::NAME => Arc::new(default_binder::DefaultBinder { client: services.client.clone() }),

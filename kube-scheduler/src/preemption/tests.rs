@@ -1,0 +1,108 @@
+use std::sync::Arc;
+
+use serde_json::json;
+
+use super::*;
+use crate::cache::resources;
+use crate::config::defaults::set_defaults;
+use crate::config::types::KubeSchedulerConfiguration;
+use crate::cycle::decide::Decider;
+use crate::framework::profile::Profile;
+use crate::plugins::registry::{Services, profile};
+use crate::queue::nominator::Nominator;
+use crate::testing::{Cluster, PodBuilder, node, pod, pod_info};
+
+fn default_profile(services: &Services) -> Profile {
+    let mut config = KubeSchedulerConfiguration::default();
+    set_defaults(&mut config);
+    profile(&config.profiles[0], services).unwrap()
+}
+
+fn small(name: &str, priority: i32, cpu: &str, started: &str) -> PodBuilder {
+    pod(name).priority(priority).requests(cpu, "0").status("startTime", json!(started))
+}
+
+/// Where a pod of this priority and size would be nominated to, or the message why not.
+fn nominated(cluster: &Cluster, services: &Services, pod: &PodBuilder) -> Result<String, String> {
+    let profile = default_profile(services);
+    let nominator = Nominator::default();
+    let failure = Decider::new(0, 1).decide(&profile, &cluster.snapshot, &pod_info(pod), &nominator).unwrap_err();
+    match &failure {
+        crate::cycle::decide::Failure::Unfit { nominate: Some(Some(node)), .. } => Ok(node.to_string()),
+        _ => Err(failure.message()),
+    }
+}
+
+#[test]
+fn messages_are_upstreams() {
+    let mut cluster = Cluster::new(&[node("n1").cpu("2"), node("n2").taint("k", "", "NoSchedule")]);
+    cluster.place(&small("a", 10, "2", "2026-01-01T00:00:00Z"), "n1");
+    let services = Services::default();
+    assert_eq!(
+        nominated(&cluster, &services, &pod("p").requests("1", "0")).unwrap_err(),
+        "0/2 nodes are available: 1 Insufficient cpu, 1 node(s) had untolerated taint(s). no new claims to deallocate, \
+         preemption: 0/2 nodes are available: 1 No preemption victims found for incoming pod, \
+         1 Preemption is not helpful for scheduling."
+    );
+    let never = pod("p").priority(100).spec("preemptionPolicy", json!("Never")).requests("1", "0");
+    let message = nominated(&cluster, &services, &never).unwrap_err();
+    assert!(message.ends_with("preemption: not eligible due to preemptionPolicy=Never."), "{message}");
+    assert_eq!(nominated(&cluster, &services, &pod("p").priority(100).requests("1", "0")).unwrap(), "n1");
+}
+
+#[test]
+fn the_node_with_the_least_important_victims_is_picked() {
+    let mut cluster = Cluster::new(&[node("n1").cpu("2"), node("n2").cpu("2"), node("n3").cpu("2")]);
+    for (name, priority, cpu, started, on) in [
+        ("a", 5, "2", "2026-01-01T00:00:00Z", "n1"),
+        ("b", 1, "1", "2026-01-01T00:00:00Z", "n2"),
+        ("c", 1, "1", "2026-01-01T00:00:00Z", "n2"),
+        ("d", 1, "1", "2026-01-02T00:00:00Z", "n3"),
+        ("e", 1, "1", "2026-01-02T00:00:00Z", "n3"),
+    ] {
+        cluster.place(&small(name, priority, cpu, started), on);
+    }
+    let services = Services::default();
+    let one = pod("p").priority(100).requests("1", "0");
+    assert_eq!(nominated(&cluster, &services, &one).unwrap(), "n3", "lower priority, then the later start");
+}
+
+struct Protective;
+
+impl Listers for Protective {
+    fn namespace_labels(&self, _namespace: &str) -> std::collections::BTreeMap<String, String> {
+        Default::default()
+    }
+    fn default_selector(
+        &self,
+        _template: &crate::framework::template::Template,
+    ) -> Option<common::meta::selector::LabelSelector> {
+        None
+    }
+    fn budgets(&self, _namespace: &str) -> Vec<Budget> {
+        let selector = common::meta::selector::LabelSelector::parse("app=db").unwrap();
+        vec![Budget { selector, allowed: 0, disrupted: Vec::new() }]
+    }
+}
+
+#[test]
+fn budgets_are_spared_when_possible() {
+    let mut cluster = Cluster::new(&[node("n1").cpu("2"), node("n2").cpu("2")]);
+    cluster.place(&small("db", 1, "2", "2026-01-02T00:00:00Z").label("app", "db"), "n1");
+    cluster.place(&small("web", 5, "2", "2026-01-01T00:00:00Z"), "n2");
+    let services = Services { listers: Arc::new(Protective), ..Services::default() };
+    let preemptor = pod("p").priority(100).requests("1", "0");
+    assert_eq!(nominated(&cluster, &services, &preemptor).unwrap(), "n2");
+    cluster.cache.remove_node("n2");
+    cluster.refresh();
+    assert_eq!(nominated(&cluster, &services, &preemptor).unwrap(), "n1", "rather break it than wait");
+}
+
+#[test]
+fn trials_leave_the_snapshot_alone() {
+    let mut cluster = Cluster::new(&[node("n1").cpu("2")]);
+    cluster.place(&small("a", 1, "2", "2026-01-01T00:00:00Z"), "n1");
+    nominated(&cluster, &Services::default(), &pod("p").priority(9).requests("2", "0")).unwrap();
+    assert_eq!(cluster.snapshot.node(0).requested(resources::CPU), 2000);
+    assert_eq!(cluster.snapshot.node(0).pods().len(), 1);
+}
