@@ -13,6 +13,7 @@ pub mod embedded;
 mod error;
 pub mod etcd;
 mod hub;
+mod metrics;
 
 pub use error::StoreError;
 

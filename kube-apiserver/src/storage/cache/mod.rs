@@ -7,7 +7,7 @@
 use std::{
     borrow::Cow,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
@@ -20,6 +20,7 @@ use super::{ProgressRequest, Revision, Store};
 
 mod error;
 mod list;
+mod metrics;
 mod object;
 mod pump;
 mod ring;
@@ -109,6 +110,8 @@ struct Inner {
     progress: Mutex<Option<ProgressRequest>>,
     /// The newest revision that somebody waits for, should the store watch have to be made anew.
     wanted: AtomicU64,
+    /// Made with the first use, so that unused caches report nothing.
+    metrics: OnceLock<metrics::Metrics>,
 }
 
 impl ResourceCache {
@@ -126,6 +129,7 @@ impl ResourceCache {
             progress_sent: tokio::sync::watch::Sender::new(0),
             progress: Mutex::new(None),
             wanted: AtomicU64::new(0),
+            metrics: OnceLock::new(),
         }))
     }
 
@@ -220,6 +224,10 @@ impl Inner {
         if self.state.read().ready { Ok(()) } else { Err(self.unavailable()) }
     }
 
+    fn metrics(&self) -> &metrics::Metrics {
+        self.metrics.get_or_init(|| metrics::Metrics::of(&self.spec.resource))
+    }
+
     fn unavailable(&self) -> CacheError {
         CacheError::Unavailable(format!("storage of {} is (re)initializing", self.spec.resource))
     }
@@ -242,6 +250,7 @@ impl Inner {
         if self.state.read().revision >= revision {
             return Ok(());
         }
+        let _timer = self.metrics().read_wait.start_timer();
         let mut progress = self.progress_sent.subscribe();
         self.request_progress(revision);
         let reached = progress.wait_for(|reached| *reached >= revision);

@@ -74,6 +74,8 @@ async fn list(inner: &Arc<Inner>) -> Result<(), StoreError> {
             }
         }
         if !page.more {
+            report(inner, root.len(), revision);
+            inner.metrics().initializations.inc();
             inner.state.write().replace(root, revision);
             inner.progress_sent.send_replace(revision);
             inner.wakers.wake_all();
@@ -117,6 +119,7 @@ fn ingest(inner: &Inner, kv: &KeyValue, kind: EventKind) -> Option<Arc<CachedObj
     match CachedObject::ingest(kv, &inner.spec, kind) {
         Ok(object) => Some(Arc::new(object)),
         Err(error) => {
+            inner.metrics().decode_errors.inc();
             tracing::error!(resource = %inner.spec.resource, %error, "watch cache: leaving out an unreadable object");
             None
         }
@@ -139,7 +142,7 @@ fn apply(inner: &Inner, batch: WatchBatch) {
         })
         .collect();
     let mut published = Vec::with_capacity(parsed.len());
-    let (revision, sweep) = {
+    let (objects, revision, sweep) = {
         let mut state = inner.state.write();
         for (event, object) in parsed {
             let previous = match &object {
@@ -153,12 +156,19 @@ fn apply(inner: &Inner, batch: WatchBatch) {
             }
         }
         state.revision = state.revision.max(batch.revision);
-        (state.revision, state.sweep_due(&inner.options))
+        (state.root.len(), state.revision, state.sweep_due(&inner.options))
     };
+    inner.metrics().received.inc_by(published.len() as u64);
+    report(inner, objects, revision);
     inner.progress_sent.send_replace(revision);
     if sweep {
         inner.wakers.wake_all();
     } else if !published.is_empty() {
         inner.wakers.wake(&published);
     }
+}
+
+fn report(inner: &Inner, objects: usize, revision: Revision) {
+    inner.metrics().objects.set(objects as i64);
+    inner.metrics().revision.set(revision as i64);
 }

@@ -121,6 +121,7 @@ impl Watcher {
                 drop(state);
                 let objects = super::list::scan(&inner.spec, &root, &query.selection, None);
                 initial.extend(objects.filter(|object| query.selection.matches(object)).cloned());
+                inner.metrics().initial_events.inc_by(initial.len() as u64);
                 let wants_end = matches!(from, WatchFrom::InitialEvents(_)) && query.bookmarks;
                 (end, revision, wants_end.then_some(revision))
             }
@@ -197,6 +198,7 @@ impl Watcher {
         }
         let state = self.inner.state.read();
         let Some(events) = state.events_from(self.position, CHUNK) else {
+            self.inner.metrics().terminated_watchers.inc();
             return Step::Failed(too_old(self.after, state.floor));
         };
         let mut seen = 0;

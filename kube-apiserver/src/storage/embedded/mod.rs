@@ -93,7 +93,8 @@ pub async fn open(options: EmbeddedOptions) -> Result<Arc<dyn Store>, StoreError
     });
     let stop = tokio_util::sync::CancellationToken::new();
     background::spawn(&inner, expiries, options.compaction_interval, &stop);
-    Ok(Arc::new(EmbeddedStore { inner, writer: Mutex::new(Some(thread)), _background: stop.drop_guard() }))
+    let store = EmbeddedStore { inner, writer: Mutex::new(Some(thread)), _background: stop.drop_guard() };
+    Ok(super::metrics::observed(Arc::new(store)))
 }
 
 /// Opens the file with mode 0600 in a directory of mode 0700, waiting a little for a predecessor's lock.

@@ -7,7 +7,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::{EtcdOptions, EtcdStore, Inner, call, compact, follow, lease};
-use crate::storage::{Store, StoreError, hub::Hub};
+use crate::storage::{Store, StoreError, hub::Hub, metrics};
 
 const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
@@ -39,7 +39,7 @@ pub async fn connect(options: EtcdOptions) -> Result<Arc<dyn Store>, StoreError>
         tokio::spawn(stop.clone().run_until_cancelled_owned(compactor));
     }
     let leases = lease::Leases::new(inner.client.lease_client());
-    Ok(Arc::new(EtcdStore { inner, leases, stop }))
+    Ok(metrics::observed(Arc::new(EtcdStore { inner, leases, stop })))
 }
 
 /// Waits for an endpoint that answers.
