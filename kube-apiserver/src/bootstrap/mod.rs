@@ -1,6 +1,8 @@
 //! What a new cluster needs before anyone can use it: namespaces, roles, the `kubernetes` Service.
 
+mod cluster;
 mod ensure;
+mod kubernetes_service;
 mod namespaces;
 mod policy;
 mod rbac;
@@ -34,8 +36,20 @@ pub fn spawn(server: &Arc<ApiServer>, synced: Vec<watch::Receiver<bool>>) {
         if synced.iter().all(|s| *s.borrow()) { Ok(()) } else { Err("authorization caches are not synced".to_owned()) }
     });
     step(server, "start-system-namespaces-controller", namespaces::ensure);
+    step(server, "bootstrap-controller", kubernetes_service::ensure_service);
+    step(server, "scheduling/bootstrap-system-priority-classes", cluster::priority_classes);
+    step(server, "start-cluster-authentication-info-controller", cluster::authentication_info);
+    step(server, "start-kube-apiserver-identity-lease-controller", cluster::identity);
     if server.authorizer.has(Mode::Rbac) {
         step(server, "rbac/bootstrap-roles", rbac::reconcile);
+    }
+}
+
+/// What a server does before it stops: others must not send clients to it any more.
+pub async fn leave(server: &ApiServer) {
+    let left = tokio::time::timeout(Duration::from_secs(5), kubernetes_service::leave(server)).await;
+    if let Ok(Err(error)) = left {
+        tracing::warn!(%error, "cannot leave the endpoints of the kubernetes service");
     }
 }
 

@@ -4,7 +4,7 @@ use http::Response;
 use hyper::body::Incoming;
 use serde_json::Value;
 
-use super::{Target, convert, output, write};
+use super::{Target, convert, hooks, output, write};
 use crate::{
     admission::Operation,
     request::{ApiError, ApiResult, negotiate, options::WriteOptions},
@@ -83,7 +83,10 @@ async fn create_once(call: &Call, target: Target<'_>, object: Value, options: &W
     }
     strategy.warnings(&object, None).into_iter().for_each(|w| call.warn(w));
     call.admission.validate(&request, Some(&object)).await?;
-    store(call, target, &name, object, options).await
+    let mut allocation = hooks::Allocation::for_create(call, target, &mut object, options.dry_run).await?;
+    let result = store(call, target, &name, object, options).await;
+    allocation.settle(call, result.is_ok()).await;
+    result
 }
 
 async fn store(

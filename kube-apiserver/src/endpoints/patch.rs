@@ -6,7 +6,7 @@ use http::{Response, header};
 use hyper::body::Incoming;
 use serde_json::Value;
 
-use super::{Target, convert, output, update, write};
+use super::{Target, convert, hooks::Allocation, output, update, write};
 use crate::{
     patch::{self, PatchType},
     request::{
@@ -26,7 +26,7 @@ pub async fn serve(call: &Call, target: Target<'_>, body: Incoming) -> ApiResult
     let wanted = negotiate::output(&call.headers, false)?;
     let options = WriteOptions::parse(&call.query, "PatchOptions")?;
     let patch = read(call, body, target.expected()).await?;
-    let mut mutation = ApplyPatch { call, target, patch: &patch, options: &options };
+    let mut mutation = ApplyPatch { call, target, patch: &patch, options: &options, allocation: Allocation::default() };
     let outcome = target.store.modify(update::namespace(call, target), &call.info.name, &mut mutation).await?;
     output::one(call, target, 200, convert::to_served(target, update::into_object(outcome)), wanted)
 }
@@ -68,6 +68,7 @@ struct ApplyPatch<'a> {
     target: Target<'a>,
     patch: &'a Patch,
     options: &'a WriteOptions,
+    allocation: Allocation,
 }
 
 #[async_trait]
@@ -82,10 +83,15 @@ impl Mutation for ApplyPatch<'_> {
             object["metadata"]["resourceVersion"] = current.revision.to_string().into();
         }
         write::check_versions(target, &call.info.name, &object, current)?;
-        let new = write::prepare_update(call, target, object, current, self.options.dry_run).await?;
+        let dry_run = self.options.dry_run;
+        let new = write::prepare_update(call, target, object, current, dry_run, &mut self.allocation).await?;
         if self.options.dry_run {
             return Ok(Change::Keep(new));
         }
         Ok(write::put_or_finish(target, new, current))
+    }
+
+    async fn settle(&mut self, stored: bool) {
+        self.allocation.settle(self.call, stored).await;
     }
 }

@@ -5,7 +5,7 @@ use http::Response;
 use hyper::body::Incoming;
 use serde_json::Value;
 
-use super::{Target, convert, create, output, write};
+use super::{Target, convert, create, hooks::Allocation, output, write};
 use crate::{
     authz,
     request::{ApiError, ApiResult, negotiate, options::WriteOptions},
@@ -22,7 +22,7 @@ pub async fn serve(call: &Call, target: Target<'_>, body: Incoming) -> ApiResult
     let mut object = write::read_object(call, body, target.expected(), &options).await?;
     check_name(&mut object, &call.info.name)?;
     write::settle_namespace(&mut object, target.resource.namespaced, &call.info.namespace)?;
-    let mut update = Replace { call, target, object: &object, dry_run: options.dry_run };
+    let mut update = Replace { call, target, object: &object, dry_run: options.dry_run, allocation: Allocation::default() };
     match target.store.modify(namespace(call, target), &call.info.name, &mut update).await {
         Ok(outcome) => {
             output::one(call, target, 200, convert::to_served(target, into_object(outcome)), wanted)
@@ -86,16 +86,23 @@ struct Replace<'a> {
     target: Target<'a>,
     object: &'a Value,
     dry_run: bool,
+    allocation: Allocation,
 }
 
 #[async_trait]
 impl Mutation for Replace<'_> {
     async fn attempt(&mut self, current: &Stored) -> ApiResult<Change> {
         write::check_versions(self.target, &self.call.info.name, self.object, current)?;
-        let new = write::prepare_update(self.call, self.target, self.object.clone(), current, self.dry_run).await?;
+        let object = self.object.clone();
+        let new =
+            write::prepare_update(self.call, self.target, object, current, self.dry_run, &mut self.allocation).await?;
         if self.dry_run {
             return Ok(Change::Keep(new));
         }
         Ok(write::put_or_finish(self.target, new, current))
+    }
+
+    async fn settle(&mut self, stored: bool) {
+        self.allocation.settle(self.call, stored).await;
     }
 }

@@ -186,7 +186,10 @@ fn frames(
 ) -> impl futures::Stream<Item = Result<Bytes, BoxError>> + Send + 'static {
     stream::unfold(Some((watcher, shape)), move |state| async move {
         let (mut watcher, mut shape) = state?;
-        let item = tokio::time::timeout_at(deadline, watcher.next()).await.ok()??;
+        let item = tokio::select! {
+            item = tokio::time::timeout_at(deadline, watcher.next()) => item.ok()??,
+            () = shape.server.ending.cancelled() => return None,
+        };
         let frame = match item {
             Ok(item) => shape.frame(&item),
             Err(error) => {

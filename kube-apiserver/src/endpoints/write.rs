@@ -5,7 +5,7 @@ use hyper::body::Incoming;
 use jiff::Timestamp;
 use serde_json::Value;
 
-use super::{Target, convert};
+use super::{Target, convert, hooks::Allocation};
 use crate::{
     admission::{self, Operation},
     request::{
@@ -121,6 +121,7 @@ pub async fn prepare_update(
     object: Value,
     current: &Stored,
     dry_run: bool,
+    allocation: &mut Allocation,
 ) -> ApiResult<Value> {
     let strategy = target.store.strategy;
     let sub = target.sub.map(|s| s.name);
@@ -138,6 +139,7 @@ pub async fn prepare_update(
     }
     strategy.warnings(&new, Some(&current.object)).into_iter().for_each(|w| call.warn(w));
     call.admission.validate(&request, Some(&new)).await?;
+    *allocation = Allocation::for_update(call, target, &mut new, &current.object, dry_run).await?;
     Ok(new)
 }
 

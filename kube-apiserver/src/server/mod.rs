@@ -6,6 +6,7 @@ mod follow;
 pub mod impersonate;
 mod inflight;
 pub mod lookup;
+mod records;
 pub mod registry;
 pub mod response;
 mod run;
@@ -28,6 +29,8 @@ use crate::{
     discovery::Discovery,
     openapi::OpenApi,
     proxy::Backends,
+    request::{ApiError, ApiResult},
+    resources::alloc::{self, Allocators},
 };
 
 /// What all requests share.
@@ -35,7 +38,7 @@ pub struct ApiServer {
     /// Validated configuration.
     pub config: Arc<crate::options::Config>,
     /// Resources and their stores.
-    pub registry: Registry,
+    pub registry: Arc<Registry>,
     /// Who.
     pub authenticator: Authenticator,
     /// May they.
@@ -55,6 +58,28 @@ pub struct ApiServer {
     /// Operators' paths.
     pub ops: Ops,
     inflight: inflight::Inflight,
-    /// Ends the server.
+    allocators: tokio::sync::OnceCell<Allocators>,
+    /// The server is asked to end: background work stops, the port still answers.
     pub shutdown: CancellationToken,
+    /// Requests under way are to finish: watches end.
+    pub ending: CancellationToken,
+    /// Nobody is served any more: caches stop.
+    pub stopped: CancellationToken,
+}
+
+impl ApiServer {
+    /// The allocators of Service addresses and ports, started with their first use.
+    ///
+    /// # Errors
+    /// The store is unavailable.
+    pub async fn allocators(&self) -> ApiResult<&Allocators> {
+        let start = async || {
+            let (first, last) = self.config.node_ports;
+            let config =
+                alloc::Config { service_cidrs: self.config.service_ranges.clone(), node_ports: first..=last };
+            let records = Arc::new(records::StoreRecords(Arc::clone(&self.registry)));
+            Allocators::start(records, config).await.map_err(|e| ApiError::unavailable(e.to_string()))
+        };
+        self.allocators.get_or_try_init(start).await
+    }
 }

@@ -65,6 +65,9 @@ pub enum Outcome {
 pub trait Mutation: Send {
     /// Decides.
     async fn attempt(&mut self, current: &Stored) -> ApiResult<Change>;
+
+    /// Hears after each successful attempt whether its change was stored.
+    async fn settle(&mut self, _stored: bool) {}
 }
 
 impl ResourceStore {
@@ -140,7 +143,9 @@ impl ResourceStore {
                     continue;
                 }
             };
-            match self.commit(&key, &current, change).await {
+            let committed = self.commit(&key, &current, change).await;
+            mutation.settle(committed.is_ok()).await;
+            match committed {
                 Ok(outcome) => return Ok(outcome),
                 Err(StoreError::Conflict { current: Some(newer), .. }) => {
                     current = decode(&newer.value, newer.mod_revision)?;

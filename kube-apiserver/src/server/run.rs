@@ -32,6 +32,7 @@ impl Running {
     /// Why serving failed.
     pub async fn wait(self) -> anyhow::Result<()> {
         let result = self.serving.await?;
+        self.server.stopped.cancel();
         self.server.registry.store().close().await;
         result
     }
@@ -58,11 +59,14 @@ pub async fn start(options: Options, shutdown: CancellationToken) -> anyhow::Res
     bootstrap::spawn(&server, synced);
     let options = ServeOptions { drain: DRAIN, ..ServeOptions::default() };
     let handler = Arc::new(Front(Arc::clone(&server)));
+    let ending_server = Arc::clone(&server);
     let serving = tokio::spawn(async move {
-        let stop = CancellationToken::new();
-        let ending = stop.clone();
+        let ending = ending_server.ending.clone();
+        let stop = ending.clone();
+        let leaving = Arc::clone(&ending_server);
         tokio::spawn(async move {
             shutdown.cancelled().await;
+            bootstrap::leave(&leaving).await;
             tokio::time::sleep(delay).await;
             ending.cancel();
         });

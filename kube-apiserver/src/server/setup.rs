@@ -57,6 +57,7 @@ pub fn build(
     shutdown: CancellationToken,
 ) -> anyhow::Result<ApiServer> {
     let config = Arc::new(config);
+    let stopped = CancellationToken::new();
     let options = &config.options;
     let modes = Mode::parse_all(&options.authorization.authorization_mode).map_err(|e| anyhow!(e))?;
     let admission =
@@ -67,7 +68,7 @@ pub fn build(
         &options.storage.etcd_prefix,
         options.storage.event_ttl,
         |version| config.serves(version),
-        &shutdown,
+        &stopped,
     );
     let (authenticator, issuer) = authentication(options, &config.api_audiences)?;
     let backends = Backends::new(&KubeletOptions {
@@ -77,7 +78,8 @@ pub fn build(
         preferred_address_types: options.kubelet.kubelet_preferred_address_types.clone(),
     })?;
     Ok(ApiServer {
-        registry,
+        registry: Arc::new(registry),
+        allocators: tokio::sync::OnceCell::new(),
         authenticator,
         authorizer: Authorizer::new(modes, bootstrap::node_rules()),
         admission,
@@ -92,6 +94,8 @@ pub fn build(
         health,
         inflight: Inflight::new(options.limits.max_requests_inflight, options.limits.max_mutating_requests_inflight),
         shutdown,
+        ending: CancellationToken::new(),
+        stopped,
         config: Arc::clone(&config),
     })
 }

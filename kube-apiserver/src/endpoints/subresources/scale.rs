@@ -5,7 +5,7 @@ use http::{Method, Response};
 use hyper::body::Incoming;
 use serde_json::{Value, json};
 
-use super::super::{Target, patch, update, write};
+use super::super::{Target, hooks::Allocation, patch, update, write};
 use crate::{
     request::{
         ApiError, ApiResult,
@@ -81,7 +81,8 @@ impl Mutation for Rescale<'_> {
         }
         let mut object = super::super::convert::to_served(self.target, current.object.clone());
         object["spec"]["replicas"] = replicas.into();
-        let new = write::prepare_update(self.call, self.target, object, current, self.dry_run).await?;
+        let mut none = Allocation::default();
+        let new = write::prepare_update(self.call, self.target, object, current, self.dry_run, &mut none).await?;
         Ok(if self.dry_run { Change::Keep(new) } else { Change::Put(new) })
     }
 }
