@@ -13,6 +13,9 @@ const MAX_OPERATIONS: usize = 10_000;
 /// Upstream's limit on what `copy` operations may add up to: repeated copies grow exponentially.
 const MAX_COPIED_BYTES: usize = 3 * 1024 * 1024;
 
+/// Deeper documents could not be read again; upstream's decoder has such a limit too.
+const MAX_DEPTH: usize = 120;
+
 pub(super) fn apply(original: &Value, patch: &[u8]) -> Result<Value, PatchError> {
     let patch: Value = serde_json::from_slice(patch).map_err(|error| decoding(&schema::syntax_error(patch, &error)))?;
     let Value::Array(operations) = patch else {
@@ -25,15 +28,48 @@ pub(super) fn apply(original: &Value, patch: &[u8]) -> Result<Value, PatchError>
         )));
     }
     let mut patched = original.clone();
-    let mut copied = 0;
+    let mut bounds = Bounds { copied: 0, depth: depth(original) };
     for operation in operations {
-        step(&mut patched, operation, &mut copied)?;
+        step(&mut patched, operation, &mut bounds)?;
     }
     Ok(patched)
 }
 
-fn step(document: &mut Value, mut operation: Value, copied: &mut usize) -> Result<(), PatchError> {
-    let rejected = |error: &dyn std::fmt::Display| PatchError::Unprocessable(error.to_string());
+/// What grows while operations are applied.
+struct Bounds {
+    /// Bytes copied so far.
+    copied: usize,
+    /// The document is at most this deep.
+    depth: usize,
+}
+
+impl Bounds {
+    /// Accounts for a value being put at `path`: `estimate` is at least its depth, `value` the value itself.
+    fn put(&mut self, document: &Value, path: &str, estimate: usize, value: Option<&Value>) -> Result<(), PatchError> {
+        let level = path.matches('/').count();
+        self.depth = self.depth.max(level + estimate);
+        if self.depth > MAX_DEPTH {
+            // Estimates only grow: look before refusing.
+            self.depth = depth(document).max(level + value.map_or(1, depth));
+        }
+        if self.depth > MAX_DEPTH { Err(rejected(&"exceeded max depth")) } else { Ok(()) }
+    }
+}
+
+fn depth(value: &Value) -> usize {
+    let children: &mut dyn Iterator<Item = &Value> = match value {
+        Value::Array(list) => &mut list.iter(),
+        Value::Object(object) => &mut object.values(),
+        _ => return 1,
+    };
+    1 + children.map(depth).max().unwrap_or(0)
+}
+
+fn rejected(error: &dyn std::fmt::Display) -> PatchError {
+    PatchError::Unprocessable(error.to_string())
+}
+
+fn step(document: &mut Value, mut operation: Value, bounds: &mut Bounds) -> Result<(), PatchError> {
     for pointer in ["path", "from"] {
         if let Some(Value::String(path)) = operation.get_mut(pointer) {
             *path = count_from_end(document, path);
@@ -42,12 +78,24 @@ fn step(document: &mut Value, mut operation: Value, copied: &mut usize) -> Resul
     let operation: PatchOperation = serde_json::from_value(operation).map_err(|error| rejected(&error))?;
     match &operation {
         PatchOperation::Copy(copy) => {
-            *copied += document.pointer(copy.from.as_str()).map_or(0, |value| value.to_string().len());
-            if *copied > MAX_COPIED_BYTES {
+            let value = document.pointer(copy.from.as_str());
+            bounds.copied += value.map_or(0, |value| value.to_string().len());
+            if bounds.copied > MAX_COPIED_BYTES {
                 return Err(PatchError::TooLarge(format!(
-                    "Unable to complete the copy, the accumulated size increase of copy is {copied}, exceeding the limit {MAX_COPIED_BYTES}"
+                    "Unable to complete the copy, the accumulated size increase of copy is {}, exceeding the limit {MAX_COPIED_BYTES}",
+                    bounds.copied
                 )));
             }
+            bounds.put(document, copy.path.as_str(), value.map_or(1, depth), value)?;
+        }
+        PatchOperation::Move(moved) => {
+            // The depth of what moves, from above, without walking it.
+            let estimate = bounds.depth.saturating_sub(moved.from.as_str().matches('/').count());
+            bounds.put(document, moved.path.as_str(), estimate, document.pointer(moved.from.as_str()))?;
+        }
+        PatchOperation::Add(add) => bounds.put(document, add.path.as_str(), depth(&add.value), Some(&add.value))?,
+        PatchOperation::Replace(replace) => {
+            bounds.put(document, replace.path.as_str(), depth(&replace.value), Some(&replace.value))?
         }
         // A test for null also passes where there is nothing.
         PatchOperation::Test(test) if test.value.is_null() && document.pointer(test.path.as_str()).is_none() => {
@@ -130,6 +178,24 @@ mod tests {
             let refused = patched(&patch).unwrap_err();
             assert_eq!((refused.code(), refused.to_string().as_str()), (code, text));
         }
+    }
+
+    #[test]
+    fn bounds_the_depth() {
+        let deeper = |_| {
+            [
+                json!({"op": "add", "path": "/x", "value": {}}),
+                json!({"op": "move", "from": "/a", "path": "/x/a"}),
+                json!({"op": "move", "from": "/x", "path": "/a"}),
+            ]
+        };
+        assert!(patched(&(0..100).flat_map(deeper).collect()).is_ok());
+        assert_eq!(patched(&(0..200).flat_map(deeper).collect()).unwrap_err().code(), 422);
+        let shuffle = |_| {
+            [json!({"op": "move", "from": "/a", "path": "/y/z"}), json!({"op": "move", "from": "/y/z", "path": "/a"})]
+        };
+        let add = json!({"op": "add", "path": "/y", "value": {}});
+        assert!(patched(&std::iter::once(add).chain((0..500).flat_map(shuffle)).collect()).is_ok());
     }
 
     #[test]

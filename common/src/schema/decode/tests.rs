@@ -155,3 +155,28 @@ fn names_syntax_errors_as_go_does() {
         assert_eq!(decoded(("", "Pod"), text).error.as_deref(), Some(message), "{text}");
     }
 }
+
+/// Upstream's golden objects, in which every field is filled.
+#[test]
+fn reads_upstreams_golden_objects_without_a_complaint() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/data/api-fixtures");
+    let Ok(files) = std::fs::read_dir(&folder) else {
+        println!("skipped: no fixtures at {}", folder.display());
+        return;
+    };
+    let mut known = 0;
+    for file in files.map(|file| file.unwrap().path()).filter(|file| file.extension().is_some_and(|e| e == "json")) {
+        let text = std::fs::read(&file).unwrap();
+        let golden: Value = serde_json::from_slice(&text).unwrap();
+        let (Some(api_version), Some(kind)) = (golden["apiVersion"].as_str(), golden["kind"].as_str()) else {
+            continue;
+        };
+        let (group, version) = crate::api::catalog::split_api_version(api_version);
+        let Some(ty) = lookup(group, version, kind) else { continue };
+        let decoded = decode(ty, &text);
+        assert_eq!((decoded.problems, decoded.error), (vec![], None), "{}", file.display());
+        assert_eq!(decoded.value, golden, "{}", file.display());
+        known += 1;
+    }
+    assert!(known >= 90, "only {known} objects compared");
+}

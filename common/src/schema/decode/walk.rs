@@ -1,6 +1,5 @@
 //! The walk over a document along its type.
 
-use std::collections::HashSet;
 use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
@@ -194,9 +193,8 @@ impl<'s, 't> Seed<'s, 't> {
 
     fn entries<'de, A: MapAccess<'de>>(mut self, ty: Option<Type<'t>>, mut map: A) -> Result<Option<Value>, A::Error> {
         let mut object = Map::new();
-        let mut seen: HashSet<String> = HashSet::new();
         while let Some(key) = map.next_key::<String>()? {
-            if object.contains_key(&key) || seen.contains(&key) {
+            if object.contains_key(&key) {
                 let path = self.state.strict_path(&key);
                 self.state.report(Problem::DuplicateField(path));
             }
@@ -204,27 +202,26 @@ impl<'s, 't> Seed<'s, 't> {
             let named = self.named;
             let value = map.next_value_seed(self.nested(ty, named))?;
             self.state.path.pop();
-            // Free-form JSON keeps its nulls; typed maps hold Go's zero value where it is plain text.
-            match value.or_else(|| null_in_container(ty)) {
-                Some(value) => {
-                    object.insert(key, value);
-                }
-                None => {
-                    seen.insert(key);
-                }
-            }
+            object.insert(key, value.unwrap_or_else(|| null_in_container(ty)));
         }
         Ok(Some(Value::Object(object)))
     }
 }
 
-/// What a null inside a list or map becomes: Go's zero value.
-fn null_in_container(ty: Option<Type<'_>>) -> Option<Value> {
-    match ty.map(Type::shape) {
-        None | Some(Shape::Any(_)) => Some(Value::Null),
-        Some(Shape::Scalar(Scalar::String)) => Some(Value::String(String::new())),
-        Some(Shape::Struct(_)) => Some(Value::Object(Map::new())),
-        _ => None,
+/// What a null inside a list or map becomes: Go's zero value, as Go writes it back (free-form JSON keeps its nulls).
+fn null_in_container(ty: Option<Type<'_>>) -> Value {
+    let scalar = match ty.map(Type::shape) {
+        Some(Shape::Scalar(scalar)) => scalar,
+        Some(Shape::Struct(_)) => return Value::Object(Map::new()),
+        None | Some(Shape::Any(_) | Shape::List(_) | Shape::Map(..)) => return Value::Null,
+    };
+    match scalar {
+        Scalar::String => Value::String(String::new()),
+        Scalar::Bool => Value::Bool(false),
+        Scalar::Int32 | Scalar::Int64 | Scalar::Double | Scalar::IntOrString => Value::from(0),
+        Scalar::Quantity => Value::from("0"),
+        Scalar::Duration => Value::from("0s"),
+        Scalar::Bytes | Scalar::Time | Scalar::MicroTime => Value::Null,
     }
 }
 
@@ -286,7 +283,7 @@ impl<'de> Visitor<'de> for Seed<'_, '_> {
             let value = seq.next_element_seed(self.nested(element, named))?;
             self.state.path.pop();
             match value {
-                Some(value) => list.extend(value.or_else(|| null_in_container(element))),
+                Some(value) => list.push(value.unwrap_or_else(|| null_in_container(element))),
                 None => break,
             }
         }
