@@ -36,7 +36,7 @@ pub(crate) static CONTROLLERS: &[Descriptor] = &[
     later("resourcequota-controller", &["resourcequota"], true),
     on("namespace-controller", &["namespace"], c::namespace::start),
     on("serviceaccount-controller", &["serviceaccount"], c::serviceaccount::start),
-    later("garbage-collector-controller", &["garbagecollector"], true),
+    on("garbage-collector-controller", &["garbagecollector"], c::garbage_collector::start),
     later("daemonset-controller", &["daemonset"], true),
     later("job-controller", &["job"], true),
     on("deployment-controller", &["deployment"], c::deployment::start),

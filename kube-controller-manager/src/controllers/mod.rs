@@ -3,6 +3,7 @@
 pub(crate) mod deployment;
 pub(crate) mod endpoints;
 pub(crate) mod endpointslice;
+pub(crate) mod garbage_collector;
 pub(crate) mod namespace;
 pub(crate) mod replicaset;
 pub(crate) mod root_ca_publisher;
