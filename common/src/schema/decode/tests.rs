@@ -180,3 +180,55 @@ fn reads_upstreams_golden_objects_without_a_complaint() {
     }
     assert!(known >= 90, "only {known} objects compared");
 }
+
+fn documents() -> impl proptest::strategy::Strategy<Value = Value> {
+    use proptest::prelude::*;
+    let key = proptest::sample::select(vec![
+        "spec",
+        "metadata",
+        "containers",
+        "name",
+        "ports",
+        "containerPort",
+        "env",
+        "value",
+        "resources",
+        "limits",
+        "labels",
+        "creationTimestamp",
+        "tolerations",
+        "x",
+    ]);
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        any::<f64>().prop_map(Value::from),
+        "[0-9a-zT:-]{0,20}".prop_map(Value::from),
+        Just(Value::from("1.5Gi")),
+        Just(Value::from("2024-01-02T03:04:05Z")),
+    ];
+    leaf.prop_recursive(6, 64, 6, move |inner| {
+        prop_oneof![
+            proptest::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+            proptest::collection::vec((key.clone(), inner), 0..6)
+                .prop_map(|entries| entries.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()),
+        ]
+    })
+}
+
+proptest::proptest! {
+    /// What comes out is clean: decoding it again changes nothing and finds nothing to object to.
+    #[test]
+    fn decodes_anything_and_is_idempotent(document in documents()) {
+        let ty = lookup("", "v1", "Pod").unwrap();
+        let first = decode(ty, document.to_string().as_bytes());
+        let tree = prune(ty, &document);
+        proptest::prop_assert_eq!(&first.value, &tree.value);
+        if first.error.is_none() && first.value.is_object() {
+            let second = prune(ty, &first.value);
+            proptest::prop_assert_eq!(second.problems, vec![]);
+            proptest::prop_assert_eq!(second.value, first.value);
+        }
+    }
+}
