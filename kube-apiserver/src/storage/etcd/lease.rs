@@ -54,6 +54,15 @@ impl Leases {
         *last = Some(lease);
         Ok(lease.id)
     }
+
+    /// Asks for a new lease next time if a write failed: etcd may not know the old one any more.
+    pub fn forget_after<T>(&self, outcome: &Result<T, StoreError>) {
+        if matches!(outcome, Err(StoreError::Unavailable(_)))
+            && let Ok(mut last) = self.last.try_lock()
+        {
+            last.take();
+        }
+    }
 }
 
 #[cfg(test)]

@@ -158,7 +158,9 @@ impl Store for EtcdStore {
     async fn create(&self, key: &str, value: Bytes, ttl: Option<Duration>) -> Result<Revision, StoreError> {
         let put = self.put(key, value, ttl).await?;
         let txn = Txn::new().when([Compare::mod_revision(key, CompareOp::Equal, 0)]).and_then([put]);
-        let answer = self.inner.txn(txn).await?;
+        let answer = self.inner.txn(txn).await;
+        self.leases.forget_after(&answer);
+        let answer = answer?;
         if answer.succeeded() { Ok(header(answer.header())) } else { Err(StoreError::Exists { key: key.to_owned() }) }
     }
 
@@ -170,7 +172,9 @@ impl Store for EtcdStore {
         ttl: Option<Duration>,
     ) -> Result<Revision, StoreError> {
         let put = self.put(key, value, ttl).await?;
-        self.swap(key, expected, put).await
+        let answer = self.swap(key, expected, put).await;
+        self.leases.forget_after(&answer);
+        answer
     }
 
     async fn delete(&self, key: &str, expected: Revision) -> Result<Revision, StoreError> {
