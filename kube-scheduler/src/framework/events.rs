@@ -24,7 +24,8 @@ pub enum Resource {
     WildCard,
 }
 
-/// Bits of what happened. A plugin's registration matches an event when they share a bit.
+/// Bits of what happened. A plugin's registration matches an event when it covers all of the event's bits; a general
+/// update has them all, so only who listens to every update hears of it.
 pub type Action = u32;
 
 /// Upstream's action types.
@@ -124,7 +125,7 @@ impl Interest {
             || ((self.resource == Resource::WildCard
                 || self.resource == event.resource
                 || (is_pod(self.resource) && is_pod(event.resource)))
-                && self.action & event.action != 0)
+                && self.action & event.action == event.action)
     }
 }
 

@@ -160,3 +160,13 @@ fn the_wildcard_of_activation_skips_the_backoff() {
     bench.queue.activate(&["p".into()]);
     assert_eq!(bench.size("active"), 1);
 }
+
+#[test]
+fn a_status_update_of_its_own_is_no_reason_to_retry() {
+    let bench = bench();
+    let old = pod_info(&pod("p").requests("4", "1Gi"));
+    bench.queue.add(old.clone());
+    bench.fail(&["NodeResourcesFit", "TaintToleration"]);
+    bench.queue.update(&old, pod_info(&pod("p").requests("4", "1Gi").status("phase", serde_json::json!("Pending"))));
+    assert_eq!(bench.size("unschedulable"), 1);
+}
