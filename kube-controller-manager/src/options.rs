@@ -207,6 +207,8 @@ mod tests {
         assert_eq!(options.terminated_pod_gc_threshold, 12500);
         assert_eq!(parse(&["--controllers=-gc"]).unwrap().controllers, ["-gc"]);
         assert!(matches!(parse(&["--no-such-flag"]), Err(Exit::Error(e)) if e == "unknown flag: --no-such-flag"));
-        assert!(parse(&["--allocate-node-cidrs"]).unwrap().validate().unwrap_err().to_string().contains("--cluster-cidr"));
+        assert!(
+            parse(&["--allocate-node-cidrs"]).unwrap().validate().unwrap_err().to_string().contains("--cluster-cidr")
+        );
     }
 }

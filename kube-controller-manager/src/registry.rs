@@ -32,7 +32,7 @@ pub(crate) static CONTROLLERS: &[Descriptor] = &[
     on("endpointslice-controller", &["endpointslice"], c::endpointslice::start),
     later("endpointslice-mirroring-controller", &["endpointslicemirroring"], true),
     on("replicationcontroller-controller", &["replicationcontroller"], c::replicaset::start_replication),
-    later("pod-garbage-collector-controller", &["podgc"], true),
+    on("pod-garbage-collector-controller", &["podgc"], c::podgc::start),
     later("resourcequota-controller", &["resourcequota"], true),
     on("namespace-controller", &["namespace"], c::namespace::start),
     on("serviceaccount-controller", &["serviceaccount"], c::serviceaccount::start),
@@ -52,9 +52,9 @@ pub(crate) static CONTROLLERS: &[Descriptor] = &[
     later("ttl-controller", &["ttl"], true),
     later("bootstrap-signer-controller", &["bootstrapsigner"], false),
     later("token-cleaner-controller", &["tokencleaner"], false),
-    later("node-ipam-controller", &["nodeipam"], true),
-    later("node-lifecycle-controller", &["nodelifecycle"], true),
-    later("taint-eviction-controller", &[], true),
+    on("node-ipam-controller", &["nodeipam"], c::node_ipam::start),
+    on("node-lifecycle-controller", &["nodelifecycle"], c::node_lifecycle::start),
+    on("taint-eviction-controller", &[], c::taint_eviction::start),
     later("device-taint-eviction-controller", &[], true),
     later("persistentvolume-binder-controller", &["persistentvolume-binder"], true),
     later("persistentvolume-attach-detach-controller", &["attachdetach"], true),
@@ -101,13 +101,12 @@ pub(crate) fn enabled(requested: &[String]) -> anyhow::Result<Vec<&'static Descr
             Some(name) => (name, &mut refused),
             None => (item, &mut wanted),
         };
-        let descriptor = find(name).ok_or_else(|| anyhow::anyhow!("{name:?} is not in the list of known controllers"))?;
+        let descriptor =
+            find(name).ok_or_else(|| anyhow::anyhow!("{name:?} is not in the list of known controllers"))?;
         list.push(descriptor.name);
     }
     // As upstream: a name that is asked for wins over one that is refused.
-    let is_on = |d: &&Descriptor| {
-        wanted.contains(&d.name) || (!refused.contains(&d.name) && star && d.on_by_default)
-    };
+    let is_on = |d: &&Descriptor| wanted.contains(&d.name) || (!refused.contains(&d.name) && star && d.on_by_default);
     Ok(CONTROLLERS.iter().filter(is_on).collect())
 }
 
@@ -126,7 +125,10 @@ mod tests {
         assert!(!names("*").unwrap().contains(&"token-cleaner-controller"));
         assert!(names("*,tokencleaner").unwrap().contains(&"token-cleaner-controller"));
         assert!(!names("*,-deployment").unwrap().contains(&"deployment-controller"));
-        assert_eq!(names("replicaset,namespace-controller").unwrap(), ["namespace-controller", "replicaset-controller"]);
+        assert_eq!(
+            names("replicaset,namespace-controller").unwrap(),
+            ["namespace-controller", "replicaset-controller"]
+        );
         assert_eq!(names("*,-nope").unwrap_err(), "\"nope\" is not in the list of known controllers");
     }
 

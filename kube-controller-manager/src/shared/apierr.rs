@@ -30,11 +30,6 @@ pub(crate) fn is_invalid(error: &Error) -> bool {
     status(error).is_some_and(|s| s.reason == "Invalid" || s.code == 422)
 }
 
-/// The server refuses this caller.
-pub(crate) fn is_forbidden(error: &Error) -> bool {
-    status(error).is_some_and(|s| s.reason == "Forbidden" || s.code == 403)
-}
-
 /// The namespace is being deleted: creating there is pointless, not an error worth a retry.
 pub(crate) fn is_namespace_terminating(error: &Error) -> bool {
     status(error)

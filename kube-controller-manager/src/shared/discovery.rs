@@ -50,7 +50,8 @@ impl Discovered {
         if self.failed.is_empty() {
             return None;
         }
-        let list: Vec<String> = self.failed.iter().map(|gv| format!("{gv}: stale GroupVersion discovery: {gv}")).collect();
+        let list: Vec<String> =
+            self.failed.iter().map(|gv| format!("{gv}: stale GroupVersion discovery: {gv}")).collect();
         Some(format!("unable to retrieve the complete list of server APIs: {}", list.join(", ")))
     }
 }
@@ -106,13 +107,14 @@ mod tests {
 
     #[test]
     fn every_resource_once_in_the_preferred_version() {
-        let list: APIGroupDiscoveryList = serde_json::from_value(json!({"items": [{"metadata": {"name": "apps"}, "versions": [
+        let list: APIGroupDiscoveryList =
+            serde_json::from_value(json!({"items": [{"metadata": {"name": "apps"}, "versions": [
             {"version": "v1", "freshness": "Current", "resources": [{"resource": "deployments", "scope": "Namespaced",
                 "responseKind": {"group": "", "version": "", "kind": "Deployment"}, "verbs": ["list", "delete"]}]},
             {"version": "v1beta1", "freshness": "Stale", "resources": [
                 {"resource": "deployments", "scope": "Namespaced", "responseKind": {"kind": "Deployment"}, "verbs": []},
                 {"resource": "olds", "scope": "Cluster", "responseKind": {"kind": "Old"}, "verbs": ["get"]}]}]}]}))
-        .unwrap();
+            .unwrap();
         let mut found = Discovered::default();
         add(&mut found, list);
         let names: Vec<_> = found.resources.iter().map(|r| format!("{} {}", r.api_version(), r.plural)).collect();

@@ -31,9 +31,7 @@ impl Expectations {
     fn satisfied_at(&self, owner: &str, now: Instant) -> bool {
         match self.open.lock().get(owner) {
             None => true,
-            Some(open) => {
-                (open.creations <= 0 && open.deletions.is_empty()) || now.duration_since(open.since) > TTL
-            }
+            Some(open) => (open.creations <= 0 && open.deletions.is_empty()) || now.duration_since(open.since) > TTL,
         }
     }
 

@@ -79,19 +79,23 @@ mod tests {
         assert_eq!(fnv1a32(&[b""]), 0x811c_9dc5);
         assert_eq!(fnv1a32(&[b"a"]), 0xe40c_292c);
         assert_eq!(fnv1a32(&[b"foo", b"bar"]), 0xbf9c_f968);
-        assert_eq!(safe_encode("0123456789"), "56789bcdfg".replace('b', "b"));
+        assert_eq!(safe_encode("0123456789"), "456789bcdf");
     }
 
     #[test]
     fn stable_for_equal_templates() {
-        let a = template(json!({"metadata": {"labels": {"app": "x"}}, "spec": {"containers": [{"name": "c", "image": "i"}]}}));
+        let a = template(
+            json!({"metadata": {"labels": {"app": "x"}}, "spec": {"containers": [{"name": "c", "image": "i"}]}}),
+        );
         let b = template(json!({"metadata": {"labels": {"app": "x"}, "annotations": {}},
             "spec": {"containers": [{"name": "c", "image": "i", "env": [], "resources": {"limits": {}}}], "volumes": []}}));
         assert_ne!(normal(&a), Value::Null);
         assert_eq!(pod_template_hash(&a, None), pod_template_hash(&a.clone(), None));
         assert_ne!(pod_template_hash(&a, None), pod_template_hash(&a, Some(1)));
         assert_ne!(pod_template_hash(&a, Some(1)), pod_template_hash(&a, Some(2)));
-        let c = template(json!({"metadata": {"labels": {"app": "x"}}, "spec": {"containers": [{"name": "c", "image": "j"}]}}));
+        let c = template(
+            json!({"metadata": {"labels": {"app": "x"}}, "spec": {"containers": [{"name": "c", "image": "j"}]}}),
+        );
         assert_ne!(pod_template_hash(&a, None), pod_template_hash(&c, None));
         // `resources: {}` against `resources` absent stays visible only as an empty object.
         let stripped = normal(&b);

@@ -4,6 +4,7 @@
 pub(crate) mod apierr;
 pub(crate) mod batch;
 pub(crate) mod discovery;
+pub(crate) mod eviction;
 pub(crate) mod expectations;
 pub(crate) mod freshness;
 pub(crate) mod hash;

@@ -70,9 +70,8 @@ mod tests {
             namespace: Some("ns".into()),
             uid: Some(uid.into()),
             deletion_timestamp: deleting.then(|| Time(jiff::Timestamp::UNIX_EPOCH)),
-            owner_references: owner.map(|o| {
-                vec![OwnerReference { uid: o.into(), controller: Some(true), ..OwnerReference::default() }]
-            }),
+            owner_references: owner
+                .map(|o| vec![OwnerReference { uid: o.into(), controller: Some(true), ..OwnerReference::default() }]),
             ..ObjectMeta::default()
         }
     }

@@ -36,8 +36,7 @@ pub(crate) fn is_available(pod: &Pod, min_ready_seconds: i32, now: Timestamp) ->
         return false;
     }
     min_ready_seconds == 0
-        || ready_since(pod)
-            .is_some_and(|since| since + SignedDuration::from_secs(min_ready_seconds.into()) <= now)
+        || ready_since(pod).is_some_and(|since| since + SignedDuration::from_secs(min_ready_seconds.into()) <= now)
 }
 
 /// How long until the pod turns available, if it is ready and not yet.

@@ -39,6 +39,9 @@ mod tests {
         assert!(selects(&s, &meta(json!({"a": "y"}))));
         assert!(!selects(&s, &meta(json!({"a": "x"}))));
         assert!(!selects(&s, &meta(json!({"b": "1"}))));
-        assert!(compile(&serde_json::from_value(json!({"matchExpressions": [{"key": "a", "operator": "Like"}]})).unwrap()).is_err());
+        assert!(
+            compile(&serde_json::from_value(json!({"matchExpressions": [{"key": "a", "operator": "Like"}]})).unwrap())
+                .is_err()
+        );
     }
 }

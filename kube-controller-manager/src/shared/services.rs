@@ -138,7 +138,9 @@ impl TriggerTimes {
     pub(crate) fn next(&self, key: &str, service: &Service, pods: &[Arc<Pod>]) -> Option<Timestamp> {
         let pod_times: HashMap<String, Timestamp> = pods
             .iter()
-            .filter_map(|p| Some((p.name_str().to_owned(), pods::condition(p, "Ready")?.last_transition_time.as_ref()?.0)))
+            .filter_map(|p| {
+                Some((p.name_str().to_owned(), pods::condition(p, "Ready")?.last_transition_time.as_ref()?.0))
+            })
             .collect();
         let created = service.created();
         let mut seen = self.seen.lock();
@@ -167,10 +169,12 @@ mod tests {
 
     #[test]
     fn ports() {
-        let p = pod(json!({"spec": {"containers": [{"name": "c", "ports": [{"name": "web", "containerPort": 80, "protocol": "TCP"},
+        let p = pod(
+            json!({"spec": {"containers": [{"name": "c", "ports": [{"name": "web", "containerPort": 80, "protocol": "TCP"},
             {"name": "dns", "containerPort": 53, "protocol": "UDP"}]}],
             "initContainers": [{"name": "s", "restartPolicy": "Always", "ports": [{"name": "side", "containerPort": 9}]},
-                {"name": "i", "ports": [{"name": "init", "containerPort": 7}]}]}}));
+                {"name": "i", "ports": [{"name": "init", "containerPort": 7}]}]}}),
+        );
         let port = |target, proto: &str| {
             serde_json::from_value::<ServicePort>(json!({"port": 1, "targetPort": target, "protocol": proto})).unwrap()
         };
@@ -205,9 +209,13 @@ mod tests {
     #[test]
     fn trigger_is_the_earliest_unpublished_change() {
         let t = TriggerTimes::default();
-        let service: Service = serde_json::from_value(json!({"metadata": {"name": "s", "creationTimestamp": "2026-01-01T00:00:05Z"}})).unwrap();
-        let ready = |name: &str, at: &str| Arc::new(pod(json!({"metadata": {"name": name}, "status": {"conditions": [
-            {"type": "Ready", "status": "True", "lastTransitionTime": at}]}})));
+        let service: Service =
+            serde_json::from_value(json!({"metadata": {"name": "s", "creationTimestamp": "2026-01-01T00:00:05Z"}}))
+                .unwrap();
+        let ready = |name: &str, at: &str| {
+            Arc::new(pod(json!({"metadata": {"name": name}, "status": {"conditions": [
+            {"type": "Ready", "status": "True", "lastTransitionTime": at}]}})))
+        };
         let at = |s: &str| Some(s.parse::<Timestamp>().unwrap());
         let a = ready("a", "2026-01-01T00:00:07Z");
         assert_eq!(t.next("k", &service, &[a.clone()]), at("2026-01-01T00:00:05Z"));

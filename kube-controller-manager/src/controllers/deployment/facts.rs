@@ -89,7 +89,11 @@ impl ReplicaSetExt for ReplicaSet {
 
 /// maxSurge rounds up, maxUnavailable rounds down; if both come to zero one pod may be missing,
 /// since otherwise nothing could ever move.
-pub(super) fn resolve_fenceposts(surge: Option<&IntOrString>, unavailable: Option<&IntOrString>, desired: i32) -> (i32, i32) {
+pub(super) fn resolve_fenceposts(
+    surge: Option<&IntOrString>,
+    unavailable: Option<&IntOrString>,
+    desired: i32,
+) -> (i32, i32) {
     let surge = scaled(surge, desired, true);
     let unavailable = scaled(unavailable, desired, false);
     if surge == 0 && unavailable == 0 { (0, 1) } else { (surge, unavailable) }

@@ -118,7 +118,9 @@ impl Controller {
     fn on_pod(&self, event: &Event<Pod>) {
         let Event::Deleted(pod) = event else { return };
         let Some(reference) = controller_of(&pod.metadata).filter(|r| r.kind == "ReplicaSet") else { return };
-        let Some(rs) = self.sets.get(pod.ns_str(), &reference.name).filter(|rs| rs.uid_str() == reference.uid) else { return };
+        let Some(rs) = self.sets.get(pod.ns_str(), &reference.name).filter(|rs| rs.uid_str() == reference.uid) else {
+            return;
+        };
         let owner = controller_of(&rs.metadata).and_then(|r| self.resolve(pod.ns_str(), r));
         if let Some(d) = owner.filter(|d| !d.is_rolling()) {
             self.queue.add(object_key(&*d));
@@ -169,7 +171,9 @@ impl Controller {
             match claim(&d.metadata, &rs.metadata, matches) {
                 Claim::Keep => mine.push((*rs).clone()),
                 Claim::Ignore => {}
-                Claim::Release => write::patch_set(&api, &rs, release_patch(&rs.metadata, d.uid_str())).await.map(|_| ())?,
+                Claim::Release => {
+                    write::patch_set(&api, &rs, release_patch(&rs.metadata, d.uid_str())).await.map(|_| ())?
+                }
                 Claim::Adopt => {
                     if may_adopt.is_none() {
                         may_adopt = Some(self.lives(d).await?);

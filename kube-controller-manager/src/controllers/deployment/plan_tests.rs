@@ -5,16 +5,20 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 fn deployment(replicas: i32, surge: Value, unavailable: Value) -> Deployment {
-    serde_json::from_value(json!({"metadata": {"name": "d"}, "spec": {"replicas": replicas, "selector": {}, "template": {},
+    serde_json::from_value(
+        json!({"metadata": {"name": "d"}, "spec": {"replicas": replicas, "selector": {}, "template": {},
         "revisionHistoryLimit": 1,
-        "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": surge, "maxUnavailable": unavailable}}}}))
+        "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": surge, "maxUnavailable": unavailable}}}}),
+    )
     .unwrap()
 }
 
 fn set(name: &str, size: i32, available: i32, desired: i32, max: i32) -> ReplicaSet {
-    serde_json::from_value(json!({"metadata": {"name": name, "creationTimestamp": format!("2026-01-01T00:00:{:02}Z", name.len()),
+    serde_json::from_value(
+        json!({"metadata": {"name": name, "creationTimestamp": format!("2026-01-01T00:00:{:02}Z", name.len()),
         "annotations": {DESIRED_REPLICAS: desired.to_string(), MAX_REPLICAS: max.to_string()}},
-        "spec": {"replicas": size, "selector": {}}, "status": {"replicas": size, "availableReplicas": available}}))
+        "spec": {"replicas": size, "selector": {}}, "status": {"replicas": size, "availableReplicas": available}}),
+    )
     .unwrap()
 }
 

@@ -13,7 +13,13 @@ pub(super) const REPLICA_FAILURE: &str = "ReplicaFailure";
 pub(super) const NEW_RS_AVAILABLE: &str = "NewReplicaSetAvailable";
 pub(super) const TIMED_OUT: &str = "ProgressDeadlineExceeded";
 
-pub(super) fn condition(kind: &str, status: &str, reason: &str, message: String, now: Timestamp) -> DeploymentCondition {
+pub(super) fn condition(
+    kind: &str,
+    status: &str,
+    reason: &str,
+    message: String,
+    now: Timestamp,
+) -> DeploymentCondition {
     DeploymentCondition {
         type_: kind.into(),
         status: status.into(),
@@ -50,7 +56,12 @@ pub(super) fn remove(status: &mut DeploymentStatus, kind: &str) {
 }
 
 /// Counts and the Available condition.
-pub(super) fn calculate(d: &Deployment, all: &[&ReplicaSet], new: Option<&ReplicaSet>, now: Timestamp) -> DeploymentStatus {
+pub(super) fn calculate(
+    d: &Deployment,
+    all: &[&ReplicaSet],
+    new: Option<&ReplicaSet>,
+    now: Timestamp,
+) -> DeploymentStatus {
     let old_status = d.status.clone().unwrap_or_default();
     let available = sum(all, ReplicaSetExt::available);
     let some = |n: i32| (n != 0).then_some(n);
@@ -116,7 +127,12 @@ fn is_timed_out(d: &Deployment, status: &DeploymentStatus, now: Timestamp) -> bo
 }
 
 /// The status during a rollout: counts, Available, Progressing and ReplicaFailure.
-pub(super) fn rollout(d: &Deployment, all: &[&ReplicaSet], new: Option<&ReplicaSet>, now: Timestamp) -> DeploymentStatus {
+pub(super) fn rollout(
+    d: &Deployment,
+    all: &[&ReplicaSet],
+    new: Option<&ReplicaSet>,
+    now: Timestamp,
+) -> DeploymentStatus {
     let mut status = calculate(d, all, new, now);
     let has_deadline = d.progress_deadline().is_some();
     if !has_deadline {
@@ -158,9 +174,10 @@ pub(super) fn rollout(d: &Deployment, all: &[&ReplicaSet], new: Option<&ReplicaS
 
 /// The failure of the current set, else of any.
 fn replica_failure(all: &[&ReplicaSet], new: Option<&ReplicaSet>) -> Option<DeploymentCondition> {
-    let c = new.into_iter().chain(all.iter().copied()).find_map(|rs| {
-        rs.rstatus().conditions.unwrap_or_default().into_iter().find(|c| c.type_ == REPLICA_FAILURE)
-    })?;
+    let c = new
+        .into_iter()
+        .chain(all.iter().copied())
+        .find_map(|rs| rs.rstatus().conditions.unwrap_or_default().into_iter().find(|c| c.type_ == REPLICA_FAILURE))?;
     Some(DeploymentCondition {
         type_: c.type_,
         status: c.status,
@@ -210,7 +227,10 @@ mod tests {
         let s = rollout(&d, &[&rs], Some(&rs), at("2026-01-01T00:00:00Z"));
         assert_eq!(get(&s, AVAILABLE).unwrap().reason.as_deref(), Some("MinimumReplicasUnavailable"));
         let p = get(&s, PROGRESSING).unwrap();
-        assert_eq!((p.reason.as_deref(), p.message.as_deref()), (Some("ReplicaSetUpdated"), Some("ReplicaSet \"d-1\" is progressing.")));
+        assert_eq!(
+            (p.reason.as_deref(), p.message.as_deref()),
+            (Some("ReplicaSetUpdated"), Some("ReplicaSet \"d-1\" is progressing."))
+        );
         assert_eq!((s.unavailable_replicas, s.available_replicas), (Some(2), None));
         d.status = Some(s);
         // Nothing moves: first nothing, then the deadline.
@@ -239,7 +259,12 @@ mod tests {
     fn failures_of_sets_show() {
         let d = deployment(json!({}));
         let mut rs = set_of("d-1", 2, 0);
-        rs.status.as_mut().unwrap().conditions = Some(serde_json::from_value(json!([{"type": "ReplicaFailure", "status": "True", "reason": "FailedCreate", "message": "quota"}])).unwrap());
+        rs.status.as_mut().unwrap().conditions = Some(
+            serde_json::from_value(
+                json!([{"type": "ReplicaFailure", "status": "True", "reason": "FailedCreate", "message": "quota"}]),
+            )
+            .unwrap(),
+        );
         let s = rollout(&d, &[&rs], Some(&rs), at("2026-01-01T00:00:00Z"));
         assert_eq!(get(&s, REPLICA_FAILURE).unwrap().message.as_deref(), Some("quota"));
     }

@@ -8,20 +8,24 @@ use kube::Api;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use serde_json::Value;
 
+use super::Controller;
 use super::facts::{
     self, DeploymentExt, HASH_LABEL, REVISION, ReplicaSetExt, comparable, replica_set_name, replicas_annotations_differ,
 };
 use super::plan::{self, Resize};
 use super::rollout::Sets;
 use super::status::{self, PROGRESSING, TIMED_OUT};
-use super::Controller;
 use crate::events::reference;
 use crate::shared::meta::{MetaExt, now};
 use crate::shared::owner::{controller_of, controller_ref};
 use crate::shared::{apierr, hash};
 
 /// Patches a set's owners; None when it is gone or was changed meanwhile.
-pub(super) async fn patch_set(api: &Api<ReplicaSet>, rs: &ReplicaSet, patch: Value) -> Result<Option<ReplicaSet>, kube::Error> {
+pub(super) async fn patch_set(
+    api: &Api<ReplicaSet>,
+    rs: &ReplicaSet,
+    patch: Value,
+) -> Result<Option<ReplicaSet>, kube::Error> {
     match api.patch(rs.name_str(), &PatchParams::default(), &Patch::Strategic(patch)).await {
         Ok(patched) => Ok(Some(patched)),
         Err(error) if apierr::is_not_found(&error) || apierr::is_invalid(&error) => Ok(None),

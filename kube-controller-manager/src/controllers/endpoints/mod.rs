@@ -138,7 +138,9 @@ impl Controller {
     fn tell(&self, service: &Service, endpoints: &Endpoints, creating: bool, error: &kube::Error) {
         let (namespace, name, text) = (service.ns_str(), service.name_str(), apierr::message(error));
         let (reason, message) = match creating {
-            true => ("FailedToCreateEndpoint", format!("Failed to create endpoint for service {namespace}/{name}: {text}")),
+            true => {
+                ("FailedToCreateEndpoint", format!("Failed to create endpoint for service {namespace}/{name}: {text}"))
+            }
             false => ("FailedToUpdateEndpoint", format!("Failed to update endpoint {namespace}/{name}: {text}")),
         };
         self.events.warning(&reference(endpoints), reason, message);
@@ -201,17 +203,20 @@ mod tests {
 
     #[test]
     fn writes_only_differences() {
-        let service: Service = serde_json::from_value(json!({"metadata": {"name": "web", "namespace": "ns", "labels": {"a": "b"}},
+        let service: Service =
+            serde_json::from_value(json!({"metadata": {"name": "web", "namespace": "ns", "labels": {"a": "b"}},
             "spec": {"clusterIP": "None", "ports": [{"port": 1}]}}))
-        .unwrap();
+            .unwrap();
         let made = desired(&service, None, Vec::new(), None).unwrap();
         assert_eq!(
             serde_json::to_value(&made.metadata.labels).unwrap(),
             json!({"a": "b", MANAGED_BY: CONTROLLER, services::HEADLESS: ""})
         );
         assert_eq!(desired(&service, Some(&made), Vec::new(), None), None);
-        let subset: EndpointSubset =
-            serde_json::from_value(json!({"addresses": [{"ip": "10.0.0.1"}], "ports": [{"port": 1, "protocol": "TCP"}]})).unwrap();
+        let subset: EndpointSubset = serde_json::from_value(
+            json!({"addresses": [{"ip": "10.0.0.1"}], "ports": [{"port": 1, "protocol": "TCP"}]}),
+        )
+        .unwrap();
         let at: Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
         let next = desired(&service, Some(&made), vec![subset.clone()], Some(at)).unwrap();
         assert_eq!(next.annotation(services::TRIGGER_TIME), Some("2026-01-01T00:00:00Z"));

@@ -162,7 +162,8 @@ mod tests {
     use serde_json::{Value, json};
 
     fn service(ports: Value) -> Service {
-        serde_json::from_value(json!({"metadata": {"name": "web"}, "spec": {"clusterIP": "10.96.0.1", "ports": ports}})).unwrap()
+        serde_json::from_value(json!({"metadata": {"name": "web"}, "spec": {"clusterIP": "10.96.0.1", "ports": ports}}))
+            .unwrap()
     }
 
     fn pod(n: u32, ready: bool) -> Arc<Pod> {
@@ -183,7 +184,8 @@ mod tests {
         );
         assert_eq!(canonical(&got), got);
         assert!(of_service(&s, &[]).is_empty());
-        let headless: Service = serde_json::from_value(json!({"metadata": {"name": "h"}, "spec": {"clusterIP": "None"}})).unwrap();
+        let headless: Service =
+            serde_json::from_value(json!({"metadata": {"name": "h"}, "spec": {"clusterIP": "None"}})).unwrap();
         assert_eq!(of_service(&headless, &[pod(1, true)])[0].ports, None);
         assert_eq!(canonical(&of_service(&headless, &[pod(1, true)])).len(), 1);
     }
@@ -191,7 +193,11 @@ mod tests {
     #[test]
     fn capacity() {
         let s = service(json!([{"port": 1}]));
-        let total = |l: &[EndpointSubset]| l.iter().map(|s| s.addresses.as_ref().map_or(0, Vec::len) + s.not_ready_addresses.as_ref().map_or(0, Vec::len)).sum::<usize>();
+        let total = |l: &[EndpointSubset]| {
+            l.iter()
+                .map(|s| s.addresses.as_ref().map_or(0, Vec::len) + s.not_ready_addresses.as_ref().map_or(0, Vec::len))
+                .sum::<usize>()
+        };
         for ready_below in [0, 400, 1000, 1200] {
             let pods: Vec<_> = (1..=1300).map(|n| pod(n, n <= ready_below)).collect();
             let mut subsets = of_service(&s, &pods);

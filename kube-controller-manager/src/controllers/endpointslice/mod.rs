@@ -148,10 +148,8 @@ impl Controller {
             if apierr::is_namespace_terminating(&error) {
                 return Ok(());
             }
-            let message = format!(
-                "Error updating Endpoint Slices for Service {namespace}/{name}: {}",
-                apierr::message(&error)
-            );
+            let message =
+                format!("Error updating Endpoint Slices for Service {namespace}/{name}: {}", apierr::message(&error));
             self.events.warning(&reference(&*service), "FailedToUpdateEndpointSlices", message);
             return Err(error.into());
         }

@@ -47,7 +47,8 @@ pub(super) fn reconcile(input: &Input<'_>, pods: &[Arc<Pod>], existing: &[Arc<En
         changes.delete.push((**slice).clone());
     }
     for family in families {
-        let of_family: Vec<&EndpointSlice> = existing.iter().map(|s| &**s).filter(|s| s.address_type == family).collect();
+        let of_family: Vec<&EndpointSlice> =
+            existing.iter().map(|s| &**s).filter(|s| s.address_type == family).collect();
         reconcile_family(input, family, pods, &of_family, &mut changes);
     }
     changes
@@ -84,7 +85,13 @@ struct Group {
     endpoints: Wanted,
 }
 
-fn reconcile_family(input: &Input<'_>, family: &str, pods: &[Arc<Pod>], existing: &[&EndpointSlice], changes: &mut Changes) {
+fn reconcile_family(
+    input: &Input<'_>,
+    family: &str,
+    pods: &[Arc<Pod>],
+    existing: &[&EndpointSlice],
+    changes: &mut Changes,
+) {
     let mut groups = wanted_groups(input, family, pods, &mut changes.unknown_nodes);
     let mut by_ports: BTreeMap<String, Vec<&EndpointSlice>> = BTreeMap::new();
     let mut mine = Changes::default();
@@ -108,7 +115,12 @@ fn reconcile_family(input: &Input<'_>, family: &str, pods: &[Arc<Pod>], existing
     changes.delete.append(&mut mine.delete);
 }
 
-fn wanted_groups(input: &Input<'_>, family: &str, pods: &[Arc<Pod>], unknown: &mut Vec<String>) -> BTreeMap<String, Group> {
+fn wanted_groups(
+    input: &Input<'_>,
+    family: &str,
+    pods: &[Arc<Pod>],
+    unknown: &mut Vec<String>,
+) -> BTreeMap<String, Group> {
     let mut groups: BTreeMap<String, Group> = BTreeMap::new();
     for pod in pods.iter().filter(|p| services::has_endpoint(p, true)) {
         let ports = endpoint_ports(input.service, pod);
@@ -197,7 +209,11 @@ fn identity(endpoint: &Endpoint) -> String {
 
 fn same_state(a: &Endpoint, b: &Endpoint) -> bool {
     let uid = |e: &Endpoint| e.target_ref.as_ref().and_then(|t| t.uid.clone());
-    a.conditions == b.conditions && a.node_name == b.node_name && a.zone == b.zone && uid(a) == uid(b) && b.hints.is_none()
+    a.conditions == b.conditions
+        && a.node_name == b.node_name
+        && a.zone == b.zone
+        && uid(a) == uid(b)
+        && b.hints.is_none()
 }
 
 fn is_owned(slice: &EndpointSlice, service: &Service) -> bool {

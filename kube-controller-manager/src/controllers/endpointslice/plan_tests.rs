@@ -5,8 +5,10 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 fn service(ports: Value) -> Service {
-    serde_json::from_value(json!({"metadata": {"name": "web", "namespace": "ns", "uid": "su", "labels": {"l": "v", MANAGED_BY: "me"}},
-        "spec": {"clusterIP": "10.96.0.9", "ipFamilies": ["IPv4"], "selector": {"a": "b"}, "ports": ports}}))
+    serde_json::from_value(
+        json!({"metadata": {"name": "web", "namespace": "ns", "uid": "su", "labels": {"l": "v", MANAGED_BY: "me"}},
+        "spec": {"clusterIP": "10.96.0.9", "ipFamilies": ["IPv4"], "selector": {"a": "b"}, "ports": ports}}),
+    )
     .unwrap()
 }
 
@@ -30,9 +32,8 @@ fn run(service: &Service, pods: &[Arc<Pod>], existing: &[Arc<EndpointSlice>], ma
 
 /// The slices after the changes, as a server would hold them.
 fn apply(existing: &[Arc<EndpointSlice>], changes: &Changes) -> Vec<Arc<EndpointSlice>> {
-    let gone = |s: &EndpointSlice| {
-        changes.delete.iter().chain(&changes.update).any(|d| d.metadata.name == s.metadata.name)
-    };
+    let gone =
+        |s: &EndpointSlice| changes.delete.iter().chain(&changes.update).any(|d| d.metadata.name == s.metadata.name);
     let mut next: Vec<_> = existing.iter().filter(|s| !gone(s)).cloned().collect();
     next.extend(changes.update.iter().cloned().map(Arc::new));
     for slice in &changes.create {

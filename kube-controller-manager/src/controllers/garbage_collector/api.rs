@@ -53,7 +53,12 @@ impl Collector {
 
     /// Deletes exactly what was examined: a changed object is deleted only if its owners are the same.
     /// False: it was gone already.
-    pub(super) async fn delete_object(&self, identity: &Identity, examined: &Meta, policy: PropagationPolicy) -> Result<bool, CollectError> {
+    pub(super) async fn delete_object(
+        &self,
+        identity: &Identity,
+        examined: &Meta,
+        policy: PropagationPolicy,
+    ) -> Result<bool, CollectError> {
         let api = self.api(identity)?;
         let params = |version: Option<String>| DeleteParams {
             propagation_policy: Some(policy.clone()),

@@ -132,7 +132,8 @@ impl Graph {
         let uid = seen.identity.uid.clone();
         if let Some(node) = self.nodes.get(&uid) {
             if node.is_virtual {
-                self.materialize(&seen.identity, &mut effects);
+                let as_named = node.identity == seen.identity;
+                self.materialize(&seen.identity, as_named, &mut effects);
             }
             self.update_owners(&uid, &seen.owners, &mut effects);
         } else {
@@ -153,8 +154,8 @@ impl Graph {
     }
 
     /// A virtual node turns out to exist, maybe under another name or namespace than its dependents said.
-    fn materialize(&mut self, identity: &Identity, effects: &mut Effects) {
-        let (_, strangers) = self.partition(identity);
+    fn materialize(&mut self, identity: &Identity, as_named: bool, effects: &mut Effects) {
+        let strangers = if as_named { Vec::new() } else { self.partition(identity).1 };
         for dependent in strangers {
             let Some(node) = self.nodes.get(&dependent) else { continue };
             if !identity.namespace.is_empty() && node.identity.namespace != identity.namespace {
@@ -289,7 +290,8 @@ impl Graph {
             self.absent.add(identity.clone());
             effects.delete.extend(matching);
         }
-        if is_virtual && same
+        if is_virtual
+            && same
             && let Some(next) = self.alternate(identity, &others)
             && let Some(node) = self.nodes.get_mut(&identity.uid)
         {

@@ -141,7 +141,11 @@ impl Collector {
     }
 
     /// The owner that a reference names, if it exists.
-    async fn owner_state(&self, dependent: &Identity, reference: &OwnerReference) -> Result<Option<Meta>, CollectError> {
+    async fn owner_state(
+        &self,
+        dependent: &Identity,
+        reference: &OwnerReference,
+    ) -> Result<Option<Meta>, CollectError> {
         let mut named = owner(reference).identity_in(&dependent.namespace);
         let cluster = Identity { namespace: "".into(), ..named.clone() };
         {

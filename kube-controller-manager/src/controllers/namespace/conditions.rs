@@ -21,7 +21,11 @@ pub(super) struct Findings {
 const GOOD: [(&str, &str, &str); 5] = [
     ("NamespaceDeletionDiscoveryFailure", "ResourcesDiscovered", "All resources successfully discovered"),
     ("NamespaceDeletionGroupVersionParsingFailure", "ParsedGroupVersions", "All legacy kube types successfully parsed"),
-    ("NamespaceDeletionContentFailure", "ContentDeleted", "All content successfully deleted, may be waiting on finalization"),
+    (
+        "NamespaceDeletionContentFailure",
+        "ContentDeleted",
+        "All content successfully deleted, may be waiting on finalization",
+    ),
     ("NamespaceContentRemaining", "ContentRemoved", "All content successfully removed"),
     ("NamespaceFinalizersRemaining", "ContentHasNoFinalizers", "All content-preserving finalizers finished"),
 ];
@@ -48,8 +52,7 @@ fn problem(kind: &str, findings: &Findings) -> Option<(&'static str, String)> {
         "NamespaceDeletionContentFailure" if !findings.delete_errors.is_empty() => {
             let mut list = findings.delete_errors.clone();
             list.sort_unstable();
-            let message =
-                format!("Failed to delete all resource types, {} remaining: {}", list.len(), list.join(", "));
+            let message = format!("Failed to delete all resource types, {} remaining: {}", list.len(), list.join(", "));
             Some(("ContentDeletionFailed", message))
         }
         "NamespaceContentRemaining" if !findings.remaining.is_empty() => {
@@ -60,8 +63,7 @@ fn problem(kind: &str, findings: &Findings) -> Option<(&'static str, String)> {
         "NamespaceFinalizersRemaining" if !findings.finalizers.is_empty() => {
             let list: Vec<String> =
                 findings.finalizers.iter().map(|(name, n)| format!("{name} in {n} resource instances")).collect();
-            let message =
-                format!("Some content in the namespace has finalizers remaining: {}", list.join(", "));
+            let message = format!("Some content in the namespace has finalizers remaining: {}", list.join(", "));
             Some(("SomeFinalizersRemain", message))
         }
         _ => None,
@@ -110,7 +112,11 @@ mod tests {
         };
         assert_eq!(
             get(&status, "NamespaceContentRemaining"),
-            ("True".into(), "SomeResourcesRemain".into(), "Some resources are remaining: pods. has 2 resource instances".into())
+            (
+                "True".into(),
+                "SomeResourcesRemain".into(),
+                "Some resources are remaining: pods. has 2 resource instances".into()
+            )
         );
         assert_eq!(get(&status, "NamespaceDeletionContentFailure").0, "False");
         assert!(update(&mut status, &Findings::default()));

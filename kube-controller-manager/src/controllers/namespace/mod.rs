@@ -16,8 +16,8 @@ use serde_json::json;
 
 use self::conditions::Findings;
 use crate::context::{Context, Task};
-use crate::shared::discovery::{self, Discovered, Served};
 use crate::shared::apierr;
+use crate::shared::discovery::{self, Discovered, Served};
 use crate::shared::meta::MetaExt;
 
 const FINALIZER: &str = "kubernetes";
@@ -124,7 +124,8 @@ impl Controller {
                 Some(format!("Discovery failed for some groups, {} failing: {failure}", found.failed.len()));
         }
         let deletable = found.resources.into_iter().filter(|r| r.namespaced && r.has("delete"));
-        let (pods, rest): (Vec<Served>, Vec<Served>) = deletable.partition(|r| r.group.is_empty() && r.plural == "pods");
+        let (pods, rest): (Vec<Served>, Vec<Served>) =
+            deletable.partition(|r| r.group.is_empty() && r.plural == "pods");
         let mut estimate = 0;
         for wave in [pods, rest] {
             let calls = wave.into_iter().map(|resource| async move {
@@ -149,7 +150,8 @@ impl Controller {
             true => self.pod_grace(name, deleted_at).await?,
             false => 0,
         };
-        let params = DeleteParams { propagation_policy: Some(PropagationPolicy::Background), ..DeleteParams::default() };
+        let params =
+            DeleteParams { propagation_policy: Some(PropagationPolicy::Background), ..DeleteParams::default() };
         let mut collected = false;
         if resource.has("deletecollection") {
             collected = match api.delete_collection(&params, &ListParams::default()).await {
@@ -164,7 +166,9 @@ impl Controller {
         if !collected {
             for item in list(&api).await? {
                 let result = api.delete(item.name_str(), &params).await.map(|_| ());
-                if let Err(error) = result && !is_unsupported(&error) {
+                if let Err(error) = result
+                    && !is_unsupported(&error)
+                {
                     return Err(error);
                 }
             }
@@ -263,7 +267,8 @@ async fn finalize(api: &Api<Namespace>, name: &str) -> Result<(), kube::Error> {
         let Some(ns) = api.get_opt(name).await? else { return Ok(()) };
         let Some(finalizers) = ns.spec.as_ref().and_then(|s| s.finalizers.clone()) else { return Ok(()) };
         let rest: Vec<String> = finalizers.into_iter().filter(|f| f != FINALIZER).collect();
-        let body = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": ns.metadata, "spec": {"finalizers": rest}});
+        let body =
+            json!({"apiVersion": "v1", "kind": "Namespace", "metadata": ns.metadata, "spec": {"finalizers": rest}});
         let result: Result<Namespace, kube::Error> =
             api.replace_subresource("finalize", name, &PostParams::default(), &body).await;
         match result {
@@ -279,12 +284,16 @@ mod tests {
     use super::*;
 
     fn pod(phase: &str, grace: i64) -> Pod {
-        serde_json::from_value(json!({"spec": {"containers": [], "terminationGracePeriodSeconds": grace}, "status": {"phase": phase}})).unwrap()
+        serde_json::from_value(
+            json!({"spec": {"containers": [], "terminationGracePeriodSeconds": grace}, "status": {"phase": phase}}),
+        )
+        .unwrap()
     }
 
     #[test]
     fn estimates() {
-        let (t0, t10): (Timestamp, Timestamp) = (Timestamp::UNIX_EPOCH, Timestamp::UNIX_EPOCH + SignedDuration::from_secs(10));
+        let (t0, t10): (Timestamp, Timestamp) =
+            (Timestamp::UNIX_EPOCH, Timestamp::UNIX_EPOCH + SignedDuration::from_secs(10));
         assert_eq!(grace_left(&[], t0, t10), 0);
         assert_eq!(grace_left(&[pod("Running", 30), pod("Running", 5), pod("Succeeded", 600)], t0, t10), 20);
         assert_eq!(grace_left(&[pod("Running", 5)], t0, t10), 5);
@@ -293,10 +302,20 @@ mod tests {
 
     #[test]
     fn leftovers_without_a_reason_are_an_error() {
-        let resource = Served { group: "apps".into(), version: "v1".into(), kind: "Deployment".into(), plural: "deployments".into(), namespaced: true, verbs: Default::default() };
+        let resource = Served {
+            group: "apps".into(),
+            version: "v1".into(),
+            kind: "Deployment".into(),
+            plural: "deployments".into(),
+            namespaced: true,
+            verbs: Default::default(),
+        };
         let mut findings = Findings::default();
         assert_eq!(note(&resource, "ns", Ok(Left { count: 2, ..Left::default() }), &mut findings), 0);
-        assert_eq!(findings.delete_errors, ["unexpected items still remain in namespace: ns for gvr: apps/v1, Resource=deployments"]);
+        assert_eq!(
+            findings.delete_errors,
+            ["unexpected items still remain in namespace: ns for gvr: apps/v1, Resource=deployments"]
+        );
         let left = Left { count: 1, finalizers: vec!["f".into()], estimate: 15 };
         let mut findings = Findings::default();
         assert_eq!(note(&resource, "ns", Ok(left), &mut findings), 15);

@@ -10,7 +10,9 @@ use kube::core::{NamespaceResourceScope, Selector};
 use crate::shared::selector;
 
 /// What the shared code needs to know about either kind.
-pub(crate) trait ReplicaKind: Object + kube::Resource<Scope = NamespaceResourceScope> + serde::Serialize {
+pub(crate) trait ReplicaKind:
+    Object + kube::Resource<Scope = NamespaceResourceScope> + serde::Serialize
+{
     const KIND: &'static str;
     const API_VERSION: &'static str;
 

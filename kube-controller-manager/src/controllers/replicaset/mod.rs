@@ -49,7 +49,12 @@ pub(crate) fn start_replication(ctx: &Context) -> anyhow::Result<Task> {
     start::<ReplicationController>(ctx, "replication-controller", "replicationmanager", workers)
 }
 
-fn start<K: ReplicaKind>(ctx: &Context, identity: &str, queue_name: &'static str, workers: usize) -> anyhow::Result<Task> {
+fn start<K: ReplicaKind>(
+    ctx: &Context,
+    identity: &str,
+    queue_name: &'static str,
+    workers: usize,
+) -> anyhow::Result<Task> {
     let client = ctx.client(identity);
     let sets = ctx.factory.informer::<K>();
     let pods = ctx.factory.informer::<Pod>();

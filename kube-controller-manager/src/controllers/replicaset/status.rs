@@ -21,8 +21,10 @@ pub(super) fn calculate<K: ReplicaKind>(
     now: Timestamp,
 ) -> ReplicaSetStatus {
     let old = set.status();
-    let template_labels = set.template().and_then(|t| t.metadata.as_ref()).and_then(|m| m.labels.clone()).unwrap_or_default();
-    let count = |test: &dyn Fn(&Pod) -> bool| i32::try_from(active.iter().filter(|p| test(p)).count()).unwrap_or(i32::MAX);
+    let template_labels =
+        set.template().and_then(|t| t.metadata.as_ref()).and_then(|m| m.labels.clone()).unwrap_or_default();
+    let count =
+        |test: &dyn Fn(&Pod) -> bool| i32::try_from(active.iter().filter(|p| test(p)).count()).unwrap_or(i32::MAX);
     let min_ready = set.min_ready_seconds();
     ReplicaSetStatus {
         replicas: count(&|_| true),

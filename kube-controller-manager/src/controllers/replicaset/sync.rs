@@ -178,7 +178,9 @@ impl<K: ReplicaKind> Controller<K> {
         let selectors: Vec<Selector> = same.filter_map(|s| s.selector().ok()).collect();
         let mut seen = HashSet::new();
         let mut list = self.pods.list_namespace(set.ns_str());
-        list.retain(|p| selectors.iter().any(|s| selector::selects(s, &p.metadata)) && seen.insert(p.uid_str().to_owned()));
+        list.retain(|p| {
+            selectors.iter().any(|s| selector::selects(s, &p.metadata)) && seen.insert(p.uid_str().to_owned())
+        });
         list
     }
 

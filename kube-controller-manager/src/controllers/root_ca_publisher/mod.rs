@@ -55,7 +55,8 @@ pub(crate) fn start(ctx: &Context) -> anyhow::Result<Task> {
 
 fn bundle(ctx: &Context) -> anyhow::Result<String> {
     if let Some(path) = &ctx.options.root_ca_file {
-        let text = std::fs::read_to_string(path).with_context(|| format!("--root-ca-file: cannot read {}", path.display()))?;
+        let text =
+            std::fs::read_to_string(path).with_context(|| format!("--root-ca-file: cannot read {}", path.display()))?;
         anyhow::ensure!(text.contains("BEGIN CERTIFICATE"), "--root-ca-file: {} holds no certificate", path.display());
         return Ok(text);
     }

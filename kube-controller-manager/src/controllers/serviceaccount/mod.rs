@@ -60,7 +60,11 @@ async fn sync(
         return Ok(());
     }
     let account = ServiceAccount {
-        metadata: ObjectMeta { name: Some(NAME.into()), namespace: Some(namespace.to_owned()), ..ObjectMeta::default() },
+        metadata: ObjectMeta {
+            name: Some(NAME.into()),
+            namespace: Some(namespace.to_owned()),
+            ..ObjectMeta::default()
+        },
         ..ServiceAccount::default()
     };
     match Api::namespaced(client.clone(), namespace).create(&PostParams::default(), &account).await {
