@@ -13,6 +13,8 @@ use crate::resources::{
     value::{at, is_set, list_at, str_at},
 };
 
+/// The label value of records that this allocator made.
+const MANAGER: &str = "ipallocator.k8s.io";
 /// Free addresses are looked for at this many places at most before the store is asked again.
 const MAX_PROBES: u128 = 1 << 17;
 
@@ -43,11 +45,13 @@ pub(super) struct IpAllocator {
     records: Arc<dyn Records>,
     /// Addresses known to be taken: a hint that keeps random probes from running into the store.
     taken: Mutex<HashSet<IpAddr>>,
+    /// Records that no Service wanted at the last repair.
+    suspects: Mutex<HashSet<String>>,
 }
 
 impl IpAllocator {
     pub(super) async fn start(records: Arc<dyn Records>) -> Result<IpAllocator, RecordError> {
-        let allocator = IpAllocator { records, taken: Mutex::default() };
+        let allocator = IpAllocator { records, taken: Mutex::default(), suspects: Mutex::default() };
         allocator.refresh().await?;
         Ok(allocator)
     }
@@ -116,6 +120,29 @@ impl IpAllocator {
         Err(IpError::Full)
     }
 
+    /// Removes records of ours whose Service does not have the address, once they were seen so in two repairs in a row.
+    pub(super) async fn remove_leaks(&self, wanted: &HashSet<IpAddr>) -> Result<(), RecordError> {
+        let records = self.records.list(Record::IpAddress).await?;
+        let before = std::mem::take(&mut *self.suspects.lock());
+        let mut suspects = HashSet::new();
+        for record in &records {
+            let ours = at(record, "metadata.labels").and_then(|l| l.get("ipaddress.kubernetes.io/managed-by"));
+            let name = str_at(record, "metadata.name");
+            let Ok(ip) = name.parse::<IpAddr>() else { continue };
+            if ours.is_none_or(|manager| manager != MANAGER) || wanted.contains(&ip) {
+                continue;
+            }
+            if before.contains(name) {
+                self.records.delete(Record::IpAddress, name).await?;
+                self.taken.lock().remove(&ip);
+            } else {
+                suspects.insert(name.to_string());
+            }
+        }
+        *self.suspects.lock() = suspects;
+        Ok(())
+    }
+
     fn free(&self, range: IpNet) -> Option<IpAddr> {
         let (first, last) = usable(range);
         let offset = reserved(range);
@@ -140,7 +167,7 @@ impl IpAllocator {
                 "name": ip.to_string(),
                 "labels": {
                     "ipaddress.kubernetes.io/ip-family": family,
-                    "ipaddress.kubernetes.io/managed-by": "ipallocator.k8s.io",
+                    "ipaddress.kubernetes.io/managed-by": MANAGER,
                 },
             },
             "spec": {"parentRef": {

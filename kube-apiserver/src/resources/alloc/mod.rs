@@ -14,10 +14,8 @@ use super::field::ErrorList;
 mod families;
 mod ip;
 mod port;
-mod records;
 mod service;
 
-pub use records::StoreRecords;
 pub use service::{Allocators, Transaction};
 
 /// Why an allocation failed.
@@ -67,7 +65,7 @@ pub enum Record {
     Range,
 }
 
-/// What the allocators need of the store; [`StoreRecords`] is the implementation over a [`crate::storage::Store`]. Names of namespaced records are `namespace/name`.
+/// What the allocators need of the store; given by the server. Names of namespaced records are `namespace/name`.
 /// Returned objects carry `metadata.resourceVersion`; `update` compares it.
 #[async_trait]
 pub trait Records: Send + Sync + 'static {

@@ -3,6 +3,7 @@
 use std::{ops::RangeInclusive, sync::Arc};
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
+use parking_lot::Mutex;
 use rand::RngExt as _;
 use serde_json::{Value, json};
 
@@ -29,6 +30,8 @@ pub(super) struct PortAllocator {
     records: Arc<dyn Records>,
     first: u16,
     size: usize,
+    /// Taken ports that no Service had at the last repair.
+    suspects: Mutex<Vec<usize>>,
 }
 
 /// Bit i says whether port `first + i` is taken. Stored as upstream does: a big-endian number without leading zeros.
@@ -58,22 +61,27 @@ impl Bitmap {
 }
 
 impl PortAllocator {
-    /// Makes the stored bitmap say what the Services have: repairs what a crash left behind.
-    pub(super) async fn start(
-        records: Arc<dyn Records>,
-        range: RangeInclusive<u16>,
-        used: &[u16],
-    ) -> Result<PortAllocator, RecordError> {
+    pub(super) fn new(records: Arc<dyn Records>, range: RangeInclusive<u16>) -> PortAllocator {
         let size = usize::from(range.end().saturating_sub(*range.start())) + 1;
-        let allocator = PortAllocator { records, first: *range.start(), size };
-        let taken: Vec<usize> = used.iter().filter_map(|port| allocator.bit(*port)).collect();
-        let result = allocator.change(|bitmap| {
-            *bitmap = Bitmap(vec![0; size.div_ceil(8)]);
+        PortAllocator { records, first: *range.start(), size, suspects: Mutex::default() }
+    }
+
+    /// Marks the ports that Services have. A port that nobody has in two repairs in a row is a leak of a crash and freed;
+    /// one may just be waiting for its Service to be written.
+    pub(super) async fn repair(&self, used: &[u16]) -> Result<(), RecordError> {
+        let taken: Vec<usize> = used.iter().filter_map(|port| self.bit(*port)).collect();
+        let before = std::mem::take(&mut *self.suspects.lock());
+        let mut suspects = Vec::new();
+        let result = self.change(|bitmap| {
             taken.iter().for_each(|bit| bitmap.put(*bit, true));
+            suspects = (0..self.size).filter(|bit| bitmap.has(*bit) && !taken.contains(bit)).collect();
+            suspects.iter().filter(|bit| before.contains(bit)).for_each(|bit| bitmap.put(*bit, false));
             Ok(())
         });
         result.await.map_err(|error| RecordError::Other(error.to_string()))?;
-        Ok(allocator)
+        suspects.retain(|bit| !before.contains(bit));
+        *self.suspects.lock() = suspects;
+        Ok(())
     }
 
     fn range_text(&self) -> String {

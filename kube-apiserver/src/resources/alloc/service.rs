@@ -19,6 +19,7 @@ use crate::resources::{
 
 /// The allocators of one server.
 pub struct Allocators {
+    records: Arc<dyn Records>,
     ips: IpAllocator,
     ports: PortAllocator,
     families: Vec<&'static str>,
@@ -37,28 +38,31 @@ pub struct Transaction {
 }
 
 impl Allocators {
-    /// Ensures the `kubernetes` ServiceCIDR, repairs the node port bitmap and learns what is taken.
+    /// Ensures the `kubernetes` ServiceCIDR, learns what is taken and repairs once.
     pub async fn start(records: Arc<dyn Records>, config: Config) -> Result<Allocators, RecordError> {
         ensure_default_cidr(records.as_ref(), &config).await?;
-        let services = records.list(Record::Service).await?;
-        let used: Vec<u16> = services.iter().flat_map(used_ports).filter_map(|port| u16::try_from(port).ok()).collect();
         let ips = IpAllocator::start(Arc::clone(&records)).await?;
-        let ports = PortAllocator::start(records, config.node_ports, &used).await?;
+        let ports = PortAllocator::new(Arc::clone(&records), config.node_ports);
         let families = config.service_cidrs.iter().map(|cidr| family_of(&cidr.to_string())).collect();
-        let allocators = Allocators { ips, ports, families };
-        allocators.repair_ips(&services).await;
+        let allocators = Allocators { records, ips, ports, families };
+        allocators.repair().await?;
         Ok(allocators)
     }
 
-    /// Addresses of Services that have no record get one.
-    async fn repair_ips(&self, services: &[Value]) {
-        for service in services {
+    /// Makes records follow the Services: what a Service has is recorded, what nobody had in two repairs in a row is free.
+    /// To be called every few minutes by one server (upstream: 3 minutes); safe beside writes and other servers.
+    pub async fn repair(&self) -> Result<(), RecordError> {
+        let services = self.records.list(Record::Service).await?;
+        let used: Vec<u16> = services.iter().flat_map(used_ports).filter_map(|port| u16::try_from(port).ok()).collect();
+        self.ports.repair(&used).await?;
+        for service in &services {
             for ip in cluster_ips(service) {
                 if let Err(error @ IpError::Store(_)) = self.ips.allocate(ip, service, false).await {
                     tracing::warn!(%ip, %error, "cannot repair the allocation of a cluster IP");
                 }
             }
         }
+        self.ips.remove_leaks(&services.iter().flat_map(cluster_ips).collect()).await
     }
 
     /// Allocates for a Service that is about to be created, writing the results into it.
@@ -453,6 +457,24 @@ mod tests {
         server.revert(t).await;
         let t = server.allocate_create(&mut third, false).await.unwrap();
         server.commit(t).await;
+    }
+
+    #[tokio::test]
+    async fn leaks_are_freed_by_the_second_repair() {
+        let records = Arc::new(Memory::default());
+        let server = allocators(&records).await;
+        let mut lost = service("lost", json!({"type": "NodePort", "ports": [{"port": 80, "nodePort": 30005}]}));
+        let t = server.allocate_create(&mut lost, false).await.unwrap();
+        server.commit(t).await;
+        let again = async || {
+            let mut other = service("other", json!({"type": "NodePort", "ports": [{"port": 80, "nodePort": 30005}]}));
+            server.allocate_create(&mut other, true).await.map(drop).is_ok()
+        };
+        server.repair().await.unwrap();
+        assert!(!again().await, "one repair must not free what may be in the middle of a write");
+        server.repair().await.unwrap();
+        assert!(again().await);
+        assert!(records.list(Record::IpAddress).await.unwrap().is_empty());
     }
 
     #[tokio::test]
