@@ -1,5 +1,13 @@
 //! Admission: plugins that may change or refuse a write, one file each, in upstream's order.
 
+mod default_tolerations;
+mod namespace_lifecycle;
+mod node_restriction;
+mod priority;
+mod runtime_class;
+mod service_account;
+mod taint_nodes;
+
 use async_trait::async_trait;
 use serde_json::Value;
 
@@ -76,12 +84,12 @@ pub trait Plugin: Send + Sync {
     }
 }
 
-/// Upstream's plugins in their order; those that Corten has not yet carry no constructor.
 type Constructor = fn() -> Box<dyn Plugin>;
 
 struct Known {
     name: &'static str,
     default_on: bool,
+    /// Absent for plugins that Corten has not yet.
     make: Option<Constructor>,
 }
 
@@ -89,24 +97,28 @@ const fn later(name: &'static str, default_on: bool) -> Known {
     Known { name, default_on, make: None }
 }
 
+const fn here(name: &'static str, default_on: bool, make: Constructor) -> Known {
+    Known { name, default_on, make: Some(make) }
+}
+
 /// All of upstream's plugins in upstream's order.
 const KNOWN: &[Known] = &[
     later("AlwaysAdmit", false),
     later("NamespaceAutoProvision", false),
-    later("NamespaceLifecycle", true),
+    here("NamespaceLifecycle", true, || Box::new(namespace_lifecycle::NamespaceLifecycle)),
     later("NamespaceExists", false),
     later("LimitPodHardAntiAffinityTopology", false),
     later("LimitRanger", true),
-    later("ServiceAccount", true),
-    later("NodeRestriction", false),
-    later("TaintNodesByCondition", true),
+    here("ServiceAccount", true, || Box::new(service_account::ServiceAccount)),
+    here("NodeRestriction", false, || Box::new(node_restriction::NodeRestriction)),
+    here("TaintNodesByCondition", true, || Box::new(taint_nodes::TaintNodesByCondition)),
     later("AlwaysPullImages", false),
     later("ImagePolicyWebhook", false),
     later("PodSecurity", true),
     later("PodNodeSelector", false),
     later("PodTopologyLabels", true),
-    later("Priority", true),
-    later("DefaultTolerationSeconds", true),
+    here("Priority", true, || Box::new(priority::Priority)),
+    here("DefaultTolerationSeconds", true, || Box::new(default_tolerations::DefaultTolerationSeconds)),
     later("PodTolerationRestriction", false),
     later("EventRateLimit", false),
     later("ExtendedResourceToleration", false),
@@ -114,7 +126,7 @@ const KNOWN: &[Known] = &[
     later("StorageObjectInUseProtection", true),
     later("OwnerReferencesPermissionEnforcement", false),
     later("PersistentVolumeClaimResize", true),
-    later("RuntimeClass", true),
+    here("RuntimeClass", true, || Box::new(runtime_class::RuntimeClass)),
     later("CertificateApproval", true),
     later("CertificateSigning", true),
     later("ClusterTrustBundleAttest", true),
@@ -193,4 +205,63 @@ impl Chain {
     pub fn names(&self) -> impl Iterator<Item = &'static str> {
         self.0.iter().map(|p| p.name())
     }
+}
+
+/// A static pod's shadow in the API.
+fn is_mirror(pod: &Value) -> bool {
+    pod["metadata"]["annotations"].get("kubernetes.io/config.mirror").is_some()
+}
+
+/// The first kind of API object that a pod refers to: what mirror pods must not do.
+fn referenced_kind(pod: &Value) -> Option<&'static str> {
+    let spec = &pod["spec"];
+    let list = |v: &'_ Value| v.as_array().cloned().unwrap_or_default();
+    if !spec["serviceAccountName"].as_str().unwrap_or_default().is_empty() {
+        return Some("serviceaccounts");
+    }
+    if !list(&spec["imagePullSecrets"]).is_empty() {
+        return Some("secrets");
+    }
+    for containers in ["containers", "initContainers", "ephemeralContainers"] {
+        for container in list(&spec[containers]) {
+            let sources = list(&container["env"]).into_iter().map(|e| e["valueFrom"].clone());
+            for source in sources.chain(list(&container["envFrom"])) {
+                for (field, kind) in [
+                    ("secretKeyRef", "secrets"),
+                    ("secretRef", "secrets"),
+                    ("configMapKeyRef", "configmaps"),
+                    ("configMapRef", "configmaps"),
+                ] {
+                    if source.get(field).is_some_and(|v| !v.is_null()) {
+                        return Some(kind);
+                    }
+                }
+            }
+        }
+    }
+    for volume in list(&spec["volumes"]) {
+        for (field, kind) in [
+            ("secret", "secrets"),
+            ("configMap", "configmaps"),
+            ("persistentVolumeClaim", "persistentvolumeclaims"),
+            ("ephemeral", "persistentvolumeclaims"),
+        ] {
+            if volume.get(field).is_some_and(|v| !v.is_null()) {
+                return Some(kind);
+            }
+        }
+        for source in list(&volume["projected"]["sources"]) {
+            for (field, kind) in [
+                ("secret", "secrets"),
+                ("configMap", "configmaps"),
+                ("serviceAccountToken", "serviceaccounts"),
+                ("clusterTrustBundle", "clustertrustbundles"),
+            ] {
+                if source.get(field).is_some_and(|v| !v.is_null()) {
+                    return Some(kind);
+                }
+            }
+        }
+    }
+    spec["resourceClaims"].as_array().filter(|c| !c.is_empty()).map(|_| "resourceclaims")
 }
