@@ -31,7 +31,10 @@ impl Cluster {
     /// # Errors
     /// When there is no such node.
     pub fn command(&self, node: &str, program: &str) -> Result<Command> {
-        let words = enter(self.node(node)?);
+        self.command_in(&enter(self.node(node)?), program)
+    }
+
+    fn command_in(&self, words: &[String], program: &str) -> Result<Command> {
         let mut command = Command::new(&words[0]);
         command.args(&words[1..]).arg(program).env("KUBECONFIG", self.layout.kubeconfig("admin"));
         // Discovery caches belong to the cluster, not to the person.
@@ -44,7 +47,9 @@ impl Cluster {
     /// # Errors
     /// When the cluster has no control plane.
     pub fn kubectl_command(&self) -> Result<Command> {
-        self.command(CONTROL_PLANE, &kubectl_path())
+        // Only the network: files on the command line are those of the person who calls.
+        let pid = self.node(CONTROL_PLANE)?.holder.pid.to_string();
+        self.command_in(&["nsenter", "-t", &pid, "-n", "--"].map(String::from), &kubectl_path())
     }
 
     /// Runs kubectl to its end.
