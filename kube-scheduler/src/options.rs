@@ -10,6 +10,7 @@ use common::config::{FeatureGates, Gate, Stage, load_versioned, parse_go_duratio
 use crate::config::defaults::set_defaults;
 use crate::config::types::{KubeSchedulerConfiguration, LeaderElectionConfiguration};
 use crate::config::validation::validate;
+use crate::plugins::registry::{self, Services};
 
 /// The Kubernetes scheduler assigns pods to nodes.
 #[derive(Debug, Clone, Parser)]
@@ -102,6 +103,10 @@ impl Options {
             [one] => anyhow::bail!("{one}"),
             many => anyhow::bail!("[{}]", many.join(", ")),
         }
+        for profile in &component.profiles {
+            // Built once for its complaints alone, before anything is connected to.
+            registry::profile(profile, &Services::default()).map_err(anyhow::Error::msg)?;
+        }
         client.kube_api_qps = component.client_connection.qps;
         client.kube_api_burst = u32::try_from(component.client_connection.burst).unwrap_or(100);
         component.api_version = "kubescheduler.config.k8s.io/v1".into();
@@ -152,4 +157,54 @@ fn merge_election(flags: &LeaderElection, file: &mut LeaderElectionConfiguration
         merged.leader_elect_resource_lock = file.resource_lock.clone();
     }
     Ok(merged)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn complete(args: &[&str], file: Option<&str>) -> Result<Config, String> {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("config.yaml");
+        let mut all = vec!["kube-scheduler".to_owned()];
+        if let Some(text) = file {
+            std::fs::write(&path, text).unwrap();
+            all.push(format!("--config={}", path.display()));
+        }
+        all.extend(args.iter().map(|arg| (*arg).to_owned()));
+        let options: Options = common::config::try_parse_from(all).map_err(|exit| format!("{exit:?}"))?;
+        options.complete().map_err(|error| error.to_string())
+    }
+
+    const HEAD: &str = "apiVersion: kubescheduler.config.k8s.io/v1\nkind: KubeSchedulerConfiguration\n";
+
+    #[test]
+    fn flags_win_over_the_file_where_upstream_lets_them() {
+        let file = format!(
+            "{HEAD}leaderElection: {{leaderElect: false, leaseDuration: 30s, resourceName: mine}}\n\
+             clientConnection: {{kubeconfig: /from/file, qps: 7}}\n"
+        );
+        let config = complete(&["--kubeconfig=/from/flag", "--leader-elect-renew-deadline=12s"], Some(&file)).unwrap();
+        assert!(!config.leader_election.leader_elect);
+        assert_eq!(config.leader_election.leader_elect_lease_duration, Duration::from_secs(30));
+        assert_eq!(config.leader_election.leader_elect_renew_deadline, Duration::from_secs(12));
+        assert_eq!(config.leader_election.leader_elect_resource_name.as_deref(), Some("mine"));
+        assert_eq!(config.client.kubeconfig, Some(PathBuf::from("/from/file")));
+        assert_eq!(config.client.kube_api_qps, 7.0);
+        let config = complete(&["--kubeconfig=/from/flag"], None).unwrap();
+        assert_eq!(config.client.kubeconfig, Some(PathBuf::from("/from/flag")));
+        assert_eq!(config.component.leader_election.resource_name, "kube-scheduler");
+    }
+
+    #[test]
+    fn start_up_errors_name_the_field() {
+        let with = |rest: &str| complete(&[], Some(&format!("{HEAD}{rest}"))).unwrap_err();
+        assert!(with("profils: []").contains("unknown field `profils`"));
+        assert!(with("parallelism: -1").contains("parallelism: Invalid value: -1"));
+        let unknown = with("profiles: [{plugins: {filter: {enabled: [{name: Nope}]}}}]");
+        assert!(unknown.contains("plugin \"Nope\" does not exist"), "{unknown}");
+        assert!(with("extenders: [{urlPrefix: http://x}]").contains("extenders: Forbidden"));
+        assert!(complete(&["--feature-gates=Foo=true"], None).unwrap_err().contains("unrecognized feature gate: Foo"));
+        assert!(complete(&["--frob"], None).unwrap_err().contains("unknown flag: --frob"));
+    }
 }
