@@ -59,9 +59,13 @@ fn members(group: &Path) -> Vec<Proc> {
     text.lines().filter_map(|line| line.parse().ok()).filter_map(Proc::of).collect()
 }
 
-/// Kills every process below `/name` and removes the groups. Returns what could not be removed.
-pub fn remove(name: &str) -> Result<Vec<PathBuf>> {
-    let groups: Vec<PathBuf> = hierarchies()?.into_iter().map(|(root, _)| root.join(name)).collect();
+fn groups(name: &str) -> Result<Vec<PathBuf>> {
+    Ok(hierarchies()?.into_iter().map(|(root, _)| root.join(name)).collect())
+}
+
+/// Kills every process below `/name`, and waits until they are gone.
+pub fn kill(name: &str) -> Result<()> {
+    let groups = groups(name)?;
     wait_for(Duration::from_secs(10), || {
         let mut left = 0;
         for group in &groups {
@@ -74,6 +78,13 @@ pub fn remove(name: &str) -> Result<Vec<PathBuf>> {
         }
         left == 0
     });
+    Ok(())
+}
+
+/// Kills every process below `/name` and removes the groups. Returns what could not be removed.
+pub fn remove(name: &str) -> Result<Vec<PathBuf>> {
+    kill(name)?;
+    let groups = groups(name)?;
     wait_for(Duration::from_secs(5), || {
         for group in &groups {
             descend(group, &mut |group| {

@@ -219,6 +219,14 @@ impl CommandLines<'_> {
     }
 }
 
+/// Unmounts what pods and containers had, empties /run, and forgets network state but for the machine's own.
+const FRESH_BOOT: &str = "
+for m in $(awk '$2 ~ \"^/run/|^/var/lib/kubelet/|^/var/lib/containerd/\" {print $2}' /proc/self/mounts | sort -r); do umount -l $m || true; done
+rm -rf /run/* && mkdir -p /run/netns /run/containerd
+for l in $(ip -o link show type veth | awk -F': ' '{print $2}' | cut -d@ -f1 | grep -v '^eth0$'); do ip link delete $l || true; done
+nft flush ruleset
+";
+
 impl Cluster {
     /// Starts a daemon in a node's namespaces and records it.
     pub(crate) fn start_daemon(&mut self, name: &str, node: &str, argv: Vec<String>) -> Result<()> {
@@ -268,6 +276,26 @@ impl Cluster {
             process.stop(Duration::from_secs(10))?;
         }
         self.start(name)
+    }
+
+    /// What a power failure does to a node: everything that runs there ends at once. Then its daemons start again.
+    ///
+    /// # Errors
+    /// When there is no such node, or a daemon can't be started.
+    pub fn reboot(&mut self, node: &str) -> Result<()> {
+        let machine = self.node(node)?.clone();
+        let names: Vec<String> =
+            self.state.daemons.iter().filter(|(_, daemon)| daemon.node == node).map(|(name, _)| name.clone()).collect();
+        for name in &names {
+            self.kill(name, Signal::SIGKILL)?;
+        }
+        crate::cgroup::kill(&crate::up::cgroup_name(self, node))?;
+        for process in crate::node::processes(&machine).into_iter().filter(|process| *process != machine.holder) {
+            process.signal(Signal::SIGKILL)?;
+        }
+        // A boot starts with an empty /run and no rules of the last one.
+        crate::node::run_on(&machine, &["sh", "-c", FRESH_BOOT])?;
+        names.iter().try_for_each(|name| self.start(name))
     }
 
     /// The recorded daemon.

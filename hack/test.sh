@@ -1,0 +1,65 @@
+#!/usr/bin/env bash
+# Runs every test: format, lints, unit and daemon tests, then cluster tests through real kubectl on a cluster of its own.
+# Needs root for network namespaces, mounts, cgroups and nftables. `hack/test.sh quick` leaves the cluster tests out.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+start=$SECONDS
+state=$PWD/_output/test-cluster
+export RUST_BACKTRACE=1
+failed=()
+
+step() { printf '\n[test %4ds] %s\n' $((SECONDS - start)) "$1"; }
+run() { # name command...
+    local name=$1; shift
+    step "$name"
+    "$@" || { failed+=("$name"); printf '[test] FAILED: %s\n' "$name" >&2; return 1; }
+}
+finish() {
+    if [ ${#failed[@]} -gt 0 ]; then
+        printf '\n[test] FAILED after %d s: %s\n' $((SECONDS - start)) "$(IFS=,; echo "${failed[*]}")"
+        exit 1
+    fi
+    printf '\n[test] all tests passed in %d s\n' $((SECONDS - start))
+    exit 0
+}
+
+[ "$(id -u)" = 0 ] || { echo "error: run as root: the tests make network namespaces, mounts, cgroups and nftables rules" >&2; exit 1; }
+run "tools" ./hack/install-tools.sh || finish
+run "format" cargo fmt --all --check
+run "lints" cargo clippy --workspace --all-targets --quiet -- -D warnings
+run "unit and daemon tests" cargo test --workspace --quiet
+[ "${1:-}" != quick ] || finish
+[ ${#failed[@]} -eq 0 ] || finish
+
+run "build" sh -c './hack/build.sh debug >/dev/null' || finish
+cluster=${CARGO_TARGET_DIR:-target}/debug/cluster
+
+# What a cluster must not leave behind.
+clean() {
+    local left=0
+    [ ! -e "$state" ] || { echo "left behind: $state"; left=1; }
+    ! grep -q "$state" /proc/mounts || { echo "left behind: mounts"; left=1; }
+    [ -z "$(find /sys/fs/cgroup -maxdepth 2 -type d -name 'corten-test-*' 2>/dev/null)" ] || { echo "left behind: cgroups"; left=1; }
+    ! nft list tables 2>/dev/null | grep -q kube-proxy || { echo "left behind: nft tables in the machine's own namespace"; left=1; }
+    ! pgrep -f "$state" >/dev/null || { echo "left behind: processes"; pgrep -af "$state"; left=1; }
+    return $left
+}
+cluster_tests() { # name, test binaries, flags of up...
+    local name=$1 tests=$2; shift 2
+    [ ! -e "$state" ] || "$cluster" --state "$state" down
+    run "cluster up ($name)" "$cluster" --state "$state" up --name corten-test "$@" || { "$cluster" --state "$state" down; return 1; }
+    local ok=0
+    for test in $tests; do
+        local threads=3; [ "$test" = cluster ] || threads=1
+        CORTEN_CLUSTER=$state run "$test tests ($name)" cargo test --quiet -p e2e --test "$test" -- --test-threads=$threads || ok=1
+    done
+    if [ $ok -ne 0 ]; then
+        mkdir -p _output/failed && cp "$state"/logs/*.log _output/failed/ 2>/dev/null
+        for log in "$state"/logs/*.log; do echo "--- ${log##*/}"; grep -E 'WARN|ERROR|panicked' "$log" | tail -n 12 | cut -c1-400; done
+    fi
+    run "cluster down ($name)" "$cluster" --state "$state" down
+    run "nothing is left behind ($name)" clean
+}
+cluster_tests "embedded store" "cluster chaos"
+cluster_tests "etcd" "smoke" --etcd
+finish
