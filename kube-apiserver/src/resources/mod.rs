@@ -133,3 +133,6 @@ static ALL: &[&[&[rules::Rules]]] = &[
         storage_kinds::RULES,
     ],
 ];
+
+#[cfg(test)]
+mod tests;
