@@ -43,6 +43,7 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> anyhow::Resul
     }
     metrics::register_all();
     tracing::info!(version = common::config::version::GIT_VERSION, "starting kube-scheduler");
+    tracing::warn!(plugins = ?registry::NOT_YET, "known to profiles but not built yet: they take no part in decisions");
     let client = common::client::connect(&config.client, "kube-scheduler").await?;
     let election_client = common::client::connect(&config.client, "kube-scheduler").await?;
     let others = Factory::new(client.clone());
