@@ -237,8 +237,6 @@ pub fn bind(pod: &mut Value, binding: &Value, now: Timestamp) -> Result<(), Stri
         remove(status, "nominatedNodeName");
         update_condition(status, json!({"type": "PodScheduled", "status": "True"}), now);
     }
-    let old = pod.clone();
-    super::metadata::bump_generation(pod, &old);
     Ok(())
 }
 
