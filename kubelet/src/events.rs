@@ -24,10 +24,13 @@ impl Events {
     }
 
     fn send(&self, about: &ObjectReference, warning: bool, reason: &str, message: &str) {
-        let subject = about.name.as_deref().unwrap_or_default();
-        tracing::info!(subject, field = about.field_path.as_deref().unwrap_or_default(), reason, message, "event");
-        if let Some(recorder) = &self.recorder {
-            recorder.event(about, if warning { EventType::Warning } else { EventType::Normal }, reason, message);
+        let field = about.field_path.as_deref().unwrap_or_default();
+        match &self.recorder {
+            // It logs, too.
+            Some(recorder) => {
+                recorder.event(about, if warning { EventType::Warning } else { EventType::Normal }, reason, message);
+            }
+            None => tracing::info!(object = about.name.as_deref(), field, reason, "event: {message}"),
         }
     }
 

@@ -22,6 +22,8 @@ pub(super) struct Hierarchies {
     mounts: Vec<PathBuf>,
     /// Controller -> mount.
     controllers: BTreeMap<String, PathBuf>,
+    /// The v2 mount beside v1 hierarchies: runtimes make cgroups there too, which must go with the pod.
+    hybrid: Option<PathBuf>,
 }
 
 fn failed(operation: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> CgroupError {
@@ -32,7 +34,7 @@ fn failed(operation: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -
 impl Hierarchies {
     #[cfg(test)]
     pub(super) fn none() -> Self {
-        Self { version: Version::V2, mounts: Vec::new(), controllers: BTreeMap::new() }
+        Self { version: Version::V2, mounts: Vec::new(), controllers: BTreeMap::new(), hybrid: None }
     }
 
     pub(super) fn detect() -> Result<Self, CgroupError> {
@@ -122,7 +124,7 @@ impl Hierarchies {
     }
 
     pub(super) fn remove(&self, parts: &[String]) -> Result<(), CgroupError> {
-        self.mounts.iter().try_for_each(|mount| remove_tree(&below(mount, parts)))
+        self.mounts.iter().chain(&self.hybrid).try_for_each(|mount| remove_tree(&below(mount, parts)))
     }
 }
 
@@ -153,9 +155,9 @@ fn parse(mounts: &str) -> Hierarchies {
     }
     match v2 {
         Some(mount) if v1.is_empty() => {
-            Hierarchies { version: Version::V2, mounts: vec![mount], controllers: BTreeMap::new() }
+            Hierarchies { version: Version::V2, mounts: vec![mount], controllers: BTreeMap::new(), hybrid: None }
         }
-        _ => Hierarchies { version: Version::V1, mounts: v1, controllers },
+        hybrid => Hierarchies { version: Version::V1, mounts: v1, controllers, hybrid },
     }
 }
 

@@ -12,7 +12,6 @@ pub(crate) struct Machine {
     pub(crate) boot_id: String,
     pub(crate) kernel: String,
     pub(crate) os_image: String,
-    pub(crate) swap_bytes: i64,
 }
 
 fn read(path: &str) -> String {
@@ -48,7 +47,6 @@ pub(crate) fn detect() -> Machine {
         boot_id: read("/proc/sys/kernel/random/boot_id"),
         kernel: read("/proc/sys/kernel/osrelease"),
         os_image,
-        swap_bytes: meminfo_bytes(&meminfo, "SwapTotal"),
     }
 }
 
@@ -68,11 +66,15 @@ pub(crate) fn processes() -> (i64, i64) {
 
 /// Size and use of a file system.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Disk {
-    pub(crate) capacity: i64,
-    pub(crate) available: i64,
-    pub(crate) inodes: i64,
-    pub(crate) inodes_free: i64,
+pub struct Disk {
+    /// Bytes.
+    pub capacity: i64,
+    /// Bytes that anyone may take.
+    pub available: i64,
+    /// Files it can hold.
+    pub inodes: i64,
+    /// Files it can still take.
+    pub inodes_free: i64,
 }
 
 /// Asks the file system that holds `path`.

@@ -182,7 +182,8 @@ pub(crate) fn of_services<'a>(
         let of = service.metadata.namespace.as_deref().unwrap_or_default();
         let name = service.metadata.name.as_deref().unwrap_or_default();
         let master = of == "default" && name == "kubernetes";
-        if !master && !(links && of == namespace) {
+        let visible = master || (links && of == namespace);
+        if !visible {
             continue;
         }
         if master && links && namespace != "default" && envs.contains_key("KUBERNETES_SERVICE_HOST") {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::{mirror, spec};
+use crate::runtime::resources::{self, Qos};
 use crate::shared::Kubelet;
 use crate::volumes;
 
@@ -16,6 +17,7 @@ const ORPHAN_GRACE: i64 = 30;
 
 /// Cleans up until shutdown.
 pub(crate) async fn run(kubelet: Arc<Kubelet>, shutdown: CancellationToken) {
+    let mut shares = 0;
     loop {
         tokio::select! {
             () = tokio::time::sleep(PERIOD) => {}
@@ -28,6 +30,7 @@ pub(crate) async fn run(kubelet: Arc<Kubelet>, shutdown: CancellationToken) {
         remove_orphan_cgroups(&kubelet).await;
         remove_orphan_directories(&kubelet).await;
         remove_orphan_mirrors(&kubelet).await;
+        set_class_shares(&kubelet, &mut shares);
     }
 }
 
@@ -72,9 +75,8 @@ async fn remove_orphan_cgroups(kubelet: &Kubelet) {
         }
         let cgroups = kubelet.cgroups.clone();
         let of = uid.clone();
-        match tokio::task::spawn_blocking(move || cgroups.remove_pod(&of)).await {
-            Ok(Err(error)) => tracing::warn!(uid, %error, "cannot remove an orphaned pod's cgroup, will retry"),
-            Ok(Ok(())) | Err(_) => {}
+        if let Ok(Err(error)) = tokio::task::spawn_blocking(move || cgroups.remove_pod(&of)).await {
+            tracing::warn!(uid, %error, "cannot remove an orphaned pod's cgroup, will retry");
         }
     }
 }
@@ -103,5 +105,21 @@ async fn remove_orphan_mirrors(kubelet: &Kubelet) {
         if kubelet.pods.find(spec::namespace(&pod), spec::name(&pod), None).is_none() {
             mirror::delete(client, &pod).await;
         }
+    }
+}
+
+/// The burstable class weighs what its pods ask for together.
+fn set_class_shares(kubelet: &Kubelet, known: &mut i64) {
+    let pods = kubelet.pods.list();
+    let specs =
+        pods.iter().filter(|record| !super::worker::is_over(&record.status)).filter_map(|r| r.pod.spec.as_ref());
+    let burstable = specs.filter(|spec| resources::qos(spec) == Qos::Burstable);
+    let shares = resources::shares(burstable.map(|spec| resources::pod_total(spec, "cpu", false)).sum());
+    if shares == *known {
+        return;
+    }
+    match kubelet.cgroups.set_burstable_shares(shares) {
+        Ok(()) => *known = shares,
+        Err(error) => tracing::warn!(%error, "cannot set the burstable pods' CPU shares, will retry"),
     }
 }

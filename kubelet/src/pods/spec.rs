@@ -47,7 +47,7 @@ pub(crate) fn from_ephemeral(container: &EphemeralContainer) -> Container {
 /// A container of any kind by name.
 pub(crate) fn container(spec: &PodSpec, name: &str) -> Option<Container> {
     let regular = spec.containers.iter().chain(spec.init_containers.iter().flatten());
-    regular.cloned().find(|container| container.name == name).or_else(|| {
+    regular.into_iter().find(|container| container.name == name).cloned().or_else(|| {
         let ephemeral = spec.ephemeral_containers.iter().flatten();
         ephemeral.into_iter().find(|container| container.name == name).map(from_ephemeral)
     })

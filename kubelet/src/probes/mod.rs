@@ -15,7 +15,7 @@ use tokio::task::AbortHandle;
 use crate::pods::actions::ProbeView;
 use crate::pods::spec;
 use crate::pods::status::ReadyView;
-use crate::runtime::{ContainerState, ContainerView, PodRuntime};
+use crate::runtime::{ContainerView, PodRuntime};
 use crate::shared::Kubelet;
 
 /// Which probe.
@@ -206,9 +206,4 @@ pub(crate) fn port(port: &IntOrString, container: &Container) -> Result<u16, Str
         .and_then(|number| u16::try_from(number).ok())
         .filter(|number| *number > 0)
         .ok_or_else(|| format!("invalid port: {port:?}"))
-}
-
-/// Whether a container still runs; probes of one that does not mean nothing.
-pub(crate) fn is_running(runtime: &PodRuntime, id: &str) -> bool {
-    runtime.containers.iter().any(|view| view.id == id && view.state == ContainerState::Running)
 }

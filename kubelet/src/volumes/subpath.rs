@@ -76,6 +76,7 @@ fn parts_of(sub_path: &str) -> Result<Vec<String>, String> {
 
 /// Links of the kubelet's own volumes (`name -> ..data/name`) are followed only where they stay inside.
 fn walk(root: &Path, parts: &[String], create: bool) -> std::io::Result<OwnedFd> {
+    let permissions = std::fs::metadata(root)?.permissions();
     let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
     let mut current = open(root, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())?;
     for part in parts {
@@ -89,7 +90,10 @@ fn walk(root: &Path, parts: &[String], create: bool) -> std::io::Result<OwnedFd>
                 {
                     return Err(error.into());
                 }
-                openat(&current, name, flags, Mode::empty())?
+                let next = openat(&current, name, flags, Mode::empty())?;
+                // As open as the volume itself, whatever the umask says.
+                std::fs::set_permissions(format!("/proc/self/fd/{}", next.as_raw_fd()), permissions.clone())?;
+                next
             }
             Err(error) => return Err(error.into()),
         };
@@ -109,9 +113,9 @@ fn bind(root: &Path, parts: &[String], target: &Path, read_only: bool) -> std::i
     let source = walk(&root, &inside, !read_only)?;
     let through = PathBuf::from(format!("/proc/self/fd/{}", source.as_raw_fd()));
     let is_dir = std::fs::metadata(&through)?.is_dir();
-    if is_mount_point(target) || std::fs::symlink_metadata(target).is_ok_and(|metadata| metadata.is_file()) {
-        // A mount of an earlier start of the container: lay the current one over it only once.
-        let _ = nix::mount::umount2(target, nix::mount::MntFlags::MNT_DETACH);
+    while is_mount_point(target) {
+        // Of an earlier start of the container; the path may lead elsewhere now.
+        nix::mount::umount2(target, nix::mount::MntFlags::MNT_DETACH)?;
     }
     if is_dir {
         std::fs::create_dir_all(target)?;

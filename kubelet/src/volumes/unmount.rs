@@ -26,10 +26,10 @@ fn unescape(path: &str) -> String {
     path.replace("\\040", " ").replace("\\011", "\t").replace("\\012", "\n").replace("\\134", "\\")
 }
 
-/// Something is mounted exactly here.
+/// Something is mounted exactly here; a bind mount of the same file system counts, so device numbers cannot tell.
 pub(super) fn is_mount_point(path: &Path) -> bool {
-    let parent = path.parent().and_then(|parent| std::fs::metadata(parent).ok()).map(|metadata| metadata.dev());
-    std::fs::metadata(path).is_ok_and(|metadata| Some(metadata.dev()) != parent)
+    let canonical = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
+    mounts_below(&canonical).contains(&canonical)
 }
 
 /// Unmounts all volumes of a pod and removes what the kubelet itself put into them.
@@ -50,6 +50,11 @@ pub(crate) async fn unmount_pod(kubelet: &Kubelet, uid: &str) -> anyhow::Result<
 /// Removes a pod's directory.
 pub(crate) async fn remove_pod_dir(directory: PathBuf) -> anyhow::Result<()> {
     tokio::task::spawn_blocking(move || -> anyhow::Result<()> {
+        // Below a mount that is still there may lie somebody's data: a bind mount looks like any directory.
+        let canonical = std::fs::canonicalize(&directory).unwrap_or_else(|_| directory.clone());
+        if let Some(mount) = mounts_below(&canonical).first() {
+            anyhow::bail!("{} is still mounted", mount.display());
+        }
         match std::fs::symlink_metadata(&directory) {
             Ok(metadata) => Ok(remove_tree(&directory, metadata.dev())?),
             Err(_) => Ok(()),
