@@ -128,7 +128,10 @@ async fn run<K: Object>(informer: Arc<Informer<K>>, client: kube::Client, shutdo
         match next {
             None => return,
             Some(Ok(event)) => {
-                delay = BACKOFF_MIN;
+                // A list that begins has not succeeded yet: it must not reset the back-off.
+                if !matches!(event, watcher::Event::Init) {
+                    delay = BACKOFF_MIN;
+                }
                 step(&informer, &mut seen, event);
             }
             Some(Err(error)) => {
