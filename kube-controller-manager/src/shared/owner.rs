@@ -69,7 +69,7 @@ mod tests {
         ObjectMeta {
             namespace: Some("ns".into()),
             uid: Some(uid.into()),
-            deletion_timestamp: deleting.then(|| Time(jiff::Timestamp::UNIX_EPOCH)),
+            deletion_timestamp: deleting.then_some(Time(jiff::Timestamp::UNIX_EPOCH)),
             owner_references: owner
                 .map(|o| vec![OwnerReference { uid: o.into(), controller: Some(true), ..OwnerReference::default() }]),
             ..ObjectMeta::default()

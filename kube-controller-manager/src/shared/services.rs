@@ -127,10 +127,13 @@ fn add_services(services: &Informer<Service>, pod: &Pod, keys: &mut BTreeSet<Str
     }
 }
 
+/// Creation of the Service and readiness changes of its pods by name, as last published.
+type Published = (Option<Timestamp>, HashMap<String, Timestamp>);
+
 /// Since when the current state should have been published: the earliest change not published yet.
 #[derive(Debug, Default)]
 pub(crate) struct TriggerTimes {
-    seen: Mutex<HashMap<String, (Option<Timestamp>, HashMap<String, Timestamp>)>>,
+    seen: Mutex<HashMap<String, Published>>,
 }
 
 impl TriggerTimes {
@@ -218,8 +221,8 @@ mod tests {
         };
         let at = |s: &str| Some(s.parse::<Timestamp>().unwrap());
         let a = ready("a", "2026-01-01T00:00:07Z");
-        assert_eq!(t.next("k", &service, &[a.clone()]), at("2026-01-01T00:00:05Z"));
-        assert_eq!(t.next("k", &service, &[a.clone()]), None);
+        assert_eq!(t.next("k", &service, std::slice::from_ref(&a)), at("2026-01-01T00:00:05Z"));
+        assert_eq!(t.next("k", &service, std::slice::from_ref(&a)), None);
         let (b, c) = (ready("b", "2026-01-01T00:00:09Z"), ready("c", "2026-01-01T00:00:08Z"));
         assert_eq!(t.next("k", &service, &[a, b, c]), at("2026-01-01T00:00:08Z"));
     }

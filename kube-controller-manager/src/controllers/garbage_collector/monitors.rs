@@ -21,6 +21,8 @@ use crate::shared::meta::MetaExt;
 const FOREGROUND: &str = "foregroundDeletion";
 const ORPHAN: &str = "orphan";
 
+const FIRST_DELAY: Duration = Duration::from_millis(200);
+
 /// One running watch.
 struct Monitor {
     stop: CancellationToken,
@@ -79,7 +81,7 @@ async fn watch(collector: Arc<Collector>, resource: Served, stop: CancellationTo
     let mut stream = watcher::watcher(api, config).boxed();
     let names = Names { api_version: resource.api_version().into(), kind: resource.kind.clone().into() };
     let mut seen: HashSet<Uid> = HashSet::new();
-    let mut delay = Duration::from_millis(200);
+    let mut delay = FIRST_DELAY;
     loop {
         let event = tokio::select! {
             () = stop.cancelled() => return,
@@ -88,7 +90,10 @@ async fn watch(collector: Arc<Collector>, resource: Served, stop: CancellationTo
         match event {
             None => return,
             Some(Ok(event)) => {
-                delay = Duration::from_millis(200);
+                // A list that begins has not succeeded yet.
+                if !matches!(event, Event::Init) {
+                    delay = FIRST_DELAY;
+                }
                 if step(&collector, &names, &mut seen, event) {
                     synced.store(true, Ordering::Release);
                     collector.monitors.progress.notify_waiters();
@@ -96,11 +101,20 @@ async fn watch(collector: Arc<Collector>, resource: Served, stop: CancellationTo
             }
             Some(Err(error)) => {
                 tracing::warn!(resource = resource.plural, group = resource.group, %error, "watch failed; retrying");
+                if is_absent(&error) {
+                    // Discovered but not served: nobody need wait for it.
+                    synced.store(true, Ordering::Release);
+                    collector.monitors.progress.notify_waiters();
+                }
                 tokio::select! { () = stop.cancelled() => return, () = tokio::time::sleep(delay) => {} }
                 delay = (delay * 2).min(Duration::from_secs(30));
             }
         }
     }
+}
+
+fn is_absent(error: &watcher::Error) -> bool {
+    matches!(error, watcher::Error::InitialListFailed(kube::Error::Api(status)) if matches!(status.code, 404 | 405))
 }
 
 struct Names {

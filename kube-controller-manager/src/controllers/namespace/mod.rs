@@ -194,7 +194,7 @@ impl Controller {
         if !conditions::update(ns.status.get_or_insert_default(), findings) {
             return;
         }
-        if let Err(error) = api.replace_status(&ns.name_str().to_owned(), &PostParams::default(), &ns).await
+        if let Err(error) = api.replace_status(ns.name_str(), &PostParams::default(), &ns).await
             && !apierr::is_not_found(&error)
         {
             tracing::warn!(namespace = ns.name_str(), %error, "cannot update the conditions of the namespace");

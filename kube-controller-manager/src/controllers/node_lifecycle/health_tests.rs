@@ -50,17 +50,21 @@ fn taints_follow_conditions() {
     let now = Timestamp::UNIX_EPOCH;
     let t = |key: &str, effect: &str| json!({"key": key, "effect": effect});
     let desired = |n: &Node, evict| desired_taints(n, evict, now).map(|l| keys(&l));
-    assert_eq!(desired(&node("True", "", json!([])), true), None);
-    let dead = node("Unknown", "", json!([t("mine", "NoExecute")]));
+    assert_eq!(desired(&node("True", "2026-01-01T00:00:00Z", json!([])), true), None);
+    let dead = node("Unknown", "2026-01-01T00:00:00Z", json!([t("mine", "NoExecute")]));
     assert_eq!(desired(&dead, false).unwrap(), ["mine:NoExecute", "unreachable:NoSchedule"]);
     assert_eq!(desired(&dead, true).unwrap(), ["mine:NoExecute", "unreachable:NoSchedule", "unreachable:NoExecute"]);
     // One state turns into the other without waiting for its turn.
-    let turned = node("False", "", json!([t(UNREACHABLE, "NoExecute"), t(UNREACHABLE, "NoSchedule")]));
+    let turned =
+        node("False", "2026-01-01T00:00:00Z", json!([t(UNREACHABLE, "NoExecute"), t(UNREACHABLE, "NoSchedule")]));
     assert_eq!(desired(&turned, false).unwrap(), ["not-ready:NoSchedule", "not-ready:NoExecute"]);
-    let back =
-        node("True", "", json!([t(UNREACHABLE, "NoExecute"), t(NOT_READY, "NoSchedule"), t("mine", "NoSchedule")]));
+    let back = node(
+        "True",
+        "2026-01-01T00:00:00Z",
+        json!([t(UNREACHABLE, "NoExecute"), t(NOT_READY, "NoSchedule"), t("mine", "NoSchedule")]),
+    );
     assert_eq!(desired(&back, true).unwrap(), ["mine:NoSchedule"]);
-    let mut cordoned = node("True", "", json!([]));
+    let mut cordoned = node("True", "2026-01-01T00:00:00Z", json!([]));
     cordoned.spec.as_mut().unwrap().unschedulable = Some(true);
     assert_eq!(desired(&cordoned, true).unwrap(), ["unschedulable:NoSchedule"]);
 }

@@ -204,10 +204,8 @@ impl<K: ReplicaKind> Controller<K> {
             Ok(_) => Ok(()),
             Err(error) if apierr::is_not_found(&error) => Ok(()),
             Err(error) if apierr::is_conflict(&error) => {
-                let mut fresh = api.get(set.name_str()).await?;
-                if fresh.uid_str() != set.uid_str() {
-                    return Ok(());
-                }
+                let fresh = api.get_opt(set.name_str()).await?;
+                let Some(mut fresh) = fresh.filter(|f| f.uid_str() == set.uid_str()) else { return Ok(()) };
                 fresh.set_status(new);
                 api.replace_status(set.name_str(), &PostParams::default(), &fresh).await.map(|_| ())
             }
