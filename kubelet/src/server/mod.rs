@@ -1,0 +1,16 @@
+//! The kubelet's own server: HTTPS on 10250 for the apiserver and for metrics, and the plain
+//! read-only port where it is asked for.
+
+mod attributes;
+mod auth;
+mod handler;
+mod listen;
+mod lists;
+mod logs;
+mod lookup;
+mod query;
+mod routes;
+mod streams;
+mod tunnel;
+
+pub(crate) use listen::serve;
