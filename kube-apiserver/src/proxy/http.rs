@@ -43,7 +43,7 @@ pub(super) fn passed(headers: &HeaderMap) -> HeaderMap {
 
 /// A request to a location, with these headers.
 pub(super) fn request(location: &Location, method: Method, headers: HeaderMap, body: Body) -> ApiResult<Request<Body>> {
-    let uri: Uri = location.path.parse().map_err(|error| ApiError::bad_request(&format!("proxied path: {error}")))?;
+    let uri: Uri = location.path.parse().map_err(|error| ApiError::bad_request(format!("proxied path: {error}")))?;
     let host = if location.host.contains(':') {
         format!("[{}]:{}", location.host, location.port)
     } else {
@@ -51,7 +51,7 @@ pub(super) fn request(location: &Location, method: Method, headers: HeaderMap, b
     };
     let mut request = Request::builder().method(method).uri(uri).body(body).map_err(ApiError::internal)?;
     *request.headers_mut() = headers;
-    let host = host.parse().map_err(|error| ApiError::bad_request(&format!("proxied host: {error}")))?;
+    let host = host.parse().map_err(|error| ApiError::bad_request(format!("proxied host: {error}")))?;
     request.headers_mut().insert(header::HOST, host);
     Ok(request)
 }
@@ -94,7 +94,7 @@ fn check_log_options(call: &Call) -> ApiResult<()> {
             Ok(number) if number < least => return invalid(name, text, why),
             Ok(_) => {}
             Err(_) => {
-                return Err(ApiError::bad_request(&format!("strconv.ParseInt: parsing {text:?}: invalid syntax")));
+                return Err(ApiError::bad_request(format!("strconv.ParseInt: parsing {text:?}: invalid syntax")));
             }
         }
     }

@@ -79,7 +79,7 @@ pub(super) fn container(call: &Call, pod: &Value) -> ApiResult<String> {
     match call.query.get("container").filter(|wanted| !wanted.is_empty()) {
         None => match main.as_slice() {
             [only] => Ok((*only).to_owned()),
-            [] => Err(ApiError::bad_request(&format!("a container name must be specified for pod {name}"))),
+            [] => Err(ApiError::bad_request(format!("a container name must be specified for pod {name}"))),
             many => {
                 let mut message =
                     format!("a container name must be specified for pod {name}, choose one of: [{}]", many.join(" "));
@@ -87,7 +87,7 @@ pub(super) fn container(call: &Call, pod: &Value) -> ApiResult<String> {
                 if !init.is_empty() {
                     message.push_str(&format!(" or one of the init containers: [{}]", init.join(" ")));
                 }
-                Err(ApiError::bad_request(&message))
+                Err(ApiError::bad_request(message))
             }
         },
         Some(wanted) => {
@@ -95,7 +95,7 @@ pub(super) fn container(call: &Call, pod: &Value) -> ApiResult<String> {
             if known.iter().any(|field| names(field).contains(&wanted)) {
                 return Ok(wanted.to_owned());
             }
-            Err(ApiError::bad_request(&format!("container {wanted} is not valid for pod {name}")))
+            Err(ApiError::bad_request(format!("container {wanted} is not valid for pod {name}")))
         }
     }
 }
@@ -117,7 +117,7 @@ pub(super) async fn streaming(call: &Call, sub: &str) -> ApiResult<Location> {
     let node = text(&pod, "/spec/nodeName");
     let container = if sub == "portforward" { String::new() } else { container(call, &pod)? };
     if node.is_empty() {
-        return Err(ApiError::bad_request(&format!("pod {name} does not have a host assigned")));
+        return Err(ApiError::bad_request(format!("pod {name} does not have a host assigned")));
     }
     let mut pairs = Vec::new();
     if sub != "portforward" {
@@ -178,7 +178,7 @@ fn split_name(name: &str) -> ApiResult<(Scheme, &str, &str)> {
         [kind, name, port] => scheme(kind).map(|scheme| (scheme, *name, *port)),
         _ => None,
     };
-    split.ok_or_else(|| ApiError::bad_request(&format!("invalid proxy request {name:?}")))
+    split.ok_or_else(|| ApiError::bad_request(format!("invalid proxy request {name:?}")))
 }
 
 /// What follows `/proxy` in the URL, with the query.
@@ -208,7 +208,7 @@ pub(super) async fn pod(call: &Call) -> ApiResult<Location> {
     };
     let host = text(&pod, "/status/podIP");
     if host.is_empty() {
-        return Err(ApiError::bad_request(&format!("pod {name} does not have an address yet")));
+        return Err(ApiError::bad_request(format!("pod {name} does not have an address yet")));
     }
     Ok(Location { scheme, host: host.to_owned(), port: port.unwrap_or(80), path: remainder(call) })
 }

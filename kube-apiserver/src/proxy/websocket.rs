@@ -104,14 +104,13 @@ async fn carry(socket: Socket, backend: TokioIo<hyper::upgrade::Upgraded>) {
     let (mut from_backend, mut to_backend) = tokio::io::split(backend);
     let inward = async {
         while let Some(Ok(message)) = from_client.next().await {
-            match message {
-                Message::Binary(bytes) => {
-                    if to_backend.write_all(&bytes).await.is_err() || to_backend.flush().await.is_err() {
-                        break;
-                    }
-                }
+            let bytes = match message {
+                Message::Binary(bytes) => bytes,
                 Message::Close(_) => break,
-                _ => {}
+                _ => continue,
+            };
+            if to_backend.write_all(&bytes).await.is_err() || to_backend.flush().await.is_err() {
+                break;
             }
         }
     };

@@ -120,14 +120,6 @@ impl<T: AsyncWrite> StreamWriter<T> {
     pub async fn close(&self) -> Result<(), SpdyError> {
         self.writer.lock().await.send(&frame::data(self.id, &[], true)).await
     }
-
-    /// Aborts the stream in both directions.
-    ///
-    /// # Errors
-    /// When the connection is broken.
-    pub async fn reset(&self) -> Result<(), SpdyError> {
-        self.writer.lock().await.send(&frame::reset(self.id)).await
-    }
 }
 
 /// Dispatches frames until the connection ends; then every reader sees its end.

@@ -64,14 +64,6 @@ pub(super) fn data(id: u32, bytes: &[u8], last: bool) -> Bytes {
     frame.freeze()
 }
 
-/// Aborts a stream (status CANCEL).
-pub(super) fn reset(id: u32) -> Bytes {
-    let mut payload = [0; 8];
-    payload[..4].copy_from_slice(&id.to_be_bytes());
-    payload[7] = 5;
-    control(RST_STREAM, 0, &payload)
-}
-
 /// Answers a ping.
 pub(super) fn ping(id: u32) -> Bytes {
     control(PING, 0, &id.to_be_bytes())
@@ -124,7 +116,7 @@ mod tests {
             parse(&data(7, b"hello", true)).await.unwrap(),
             Some(Incoming::Data(7, Bytes::from_static(b"hello"), true))
         );
-        assert_eq!(parse(&reset(3)).await.unwrap(), Some(Incoming::Reset(3)));
+        assert_eq!(parse(&control(RST_STREAM, 0, &[0, 0, 0, 3, 0, 0, 0, 5])).await.unwrap(), Some(Incoming::Reset(3)));
         assert_eq!(parse(&ping(2)).await.unwrap(), Some(Incoming::Ping(2)));
         assert_eq!(parse(&control(SYN_REPLY, 0, &5_u32.to_be_bytes())).await.unwrap(), Some(Incoming::Reply(5, false)));
     }
