@@ -123,7 +123,8 @@ mod tests {
 
     #[test]
     fn libraries_are_read_from_ldd() {
-        let text = "\tlinux-vdso.so.1 (0x1)\n\tlibc.so.6 => /lib/libc.so.6 (0x2)\n\t/lib64/ld-linux-x86-64.so.2 (0x3)\n";
+        let text =
+            "\tlinux-vdso.so.1 (0x1)\n\tlibc.so.6 => /lib/libc.so.6 (0x2)\n\t/lib64/ld-linux-x86-64.so.2 (0x3)\n";
         assert_eq!(paths(text).unwrap(), ["/lib/libc.so.6", "/lib64/ld-linux-x86-64.so.2"]);
         assert!(paths("\tlibx.so => not found\n").is_err());
     }
