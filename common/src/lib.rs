@@ -13,3 +13,4 @@ pub mod runtime;
 pub mod schema;
 pub mod serving;
 pub mod telemetry;
+pub mod wire;

@@ -7,7 +7,10 @@ use common::config::{flags, parse_go_duration};
 
 /// All flags.
 #[derive(Debug, Clone, Parser)]
-#[command(name = "kube-apiserver", about = "The Kubernetes API server validates and configures data for the api objects.")]
+#[command(
+    name = "kube-apiserver",
+    about = "The Kubernetes API server validates and configures data for the api objects."
+)]
 pub struct Options {
     /// Logging.
     #[command(flatten)]
@@ -415,16 +418,10 @@ impl Later {
             ("audit-webhook-config-file", self.audit_webhook_config_file.is_some()),
             ("oidc-issuer-url", self.oidc_issuer_url.is_some()),
             ("authentication-config", self.authentication_config.is_some()),
-            (
-                "authentication-token-webhook-config-file",
-                self.authentication_token_webhook_config_file.is_some(),
-            ),
+            ("authentication-token-webhook-config-file", self.authentication_token_webhook_config_file.is_some()),
             ("tracing-config-file", self.tracing_config_file.is_some()),
             ("authorization-config", options.authorization.authorization_config.is_some()),
-            (
-                "authorization-webhook-config-file",
-                options.authorization.authorization_webhook_config_file.is_some(),
-            ),
+            ("authorization-webhook-config-file", options.authorization.authorization_webhook_config_file.is_some()),
             ("admission-control-config-file", options.admission.admission_control_config_file.is_some()),
             ("encryption-provider-config", options.storage.encryption_provider_config.is_some()),
             ("egress-selector-config-file", options.cluster.egress_selector_config_file.is_some()),
@@ -465,10 +462,14 @@ impl Options {
     pub fn complete(self) -> Result<Config, String> {
         self.later.refuse(&self)?;
         if self.serving.secure_port == 0 {
-            return Err("--secure-port 0 must be between 1 and 65535, inclusive. It cannot be turned off with 0".to_owned());
+            return Err(
+                "--secure-port 0 must be between 1 and 65535, inclusive. It cannot be turned off with 0".to_owned()
+            );
         }
         if let Some(backend) = self.storage.storage_backend.as_deref().filter(|b| !matches!(*b, "" | "etcd3")) {
-            return Err(format!("--storage-backend invalid, allowed values: etcd3. If not specified, it will default to 'etcd3' (got {backend:?})"));
+            return Err(format!(
+                "--storage-backend invalid, allowed values: etcd3. If not specified, it will default to 'etcd3' (got {backend:?})"
+            ));
         }
         let service_ranges = self.service_ranges()?;
         let node_ports = parse_ports(&self.cluster.service_node_port_range)?;
@@ -533,7 +534,8 @@ impl Config {
 }
 
 fn parse_ports(text: &str) -> Result<(u16, u16), String> {
-    let invalid = || format!("invalid argument {text:?} for \"--service-node-port-range\" flag: unable to parse port range");
+    let invalid =
+        || format!("invalid argument {text:?} for \"--service-node-port-range\" flag: unable to parse port range");
     if let Some((base, offset)) = text.split_once('+') {
         let (base, offset): (u16, u16) = (base.parse().map_err(|_| invalid())?, offset.parse().map_err(|_| invalid())?);
         return Ok((base, base.saturating_add(offset)));

@@ -38,8 +38,7 @@ fn add(pod: &mut Value, seconds: [(&str, i64); 2]) {
         if tolerations.as_array().is_some_and(|list| list.iter().any(tolerates)) {
             continue;
         }
-        let toleration =
-            json!({"key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": seconds});
+        let toleration = json!({"key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": seconds});
         match tolerations.as_array_mut() {
             Some(list) => list.push(toleration),
             None => *tolerations = json!([toleration]),

@@ -163,7 +163,10 @@ impl Chain {
             let asked = enabled.iter().any(|n| n == known.name);
             let refused = disabled.iter().any(|n| n == known.name);
             if asked && refused {
-                return Err(format!("{} in enable-admission-plugins and disable-admission-plugins overlapped", known.name));
+                return Err(format!(
+                    "{} in enable-admission-plugins and disable-admission-plugins overlapped",
+                    known.name
+                ));
             }
             if refused || !(asked || known.default_on) {
                 continue;

@@ -63,11 +63,16 @@ async fn check(request: &Attributes<'_>, object: Option<&Value>) -> ApiResult<()
         ("", "nodes", _) => own_node(request, node, object),
         ("", "persistentvolumeclaims", "status") => Ok(()),
         ("", "persistentvolumeclaims", _) => Err(request.forbidden("may only update PVC status")),
-        ("", "serviceaccounts", "token") if request.operation == Operation::Create => token(request, node, object).await,
+        ("", "serviceaccounts", "token") if request.operation == Operation::Create => {
+            token(request, node, object).await
+        }
         ("coordination.k8s.io", "leases", _) => {
             let scope = request.namespace;
             if scope != "kube-node-lease" {
-                return Err(request.forbidden(format!("can only access leases in the {} system namespace", go_quote("kube-node-lease"))));
+                return Err(request.forbidden(format!(
+                    "can only access leases in the {} system namespace",
+                    go_quote("kube-node-lease")
+                )));
             }
             if request.name == node {
                 return Ok(());
@@ -112,27 +117,30 @@ async fn mirror_pod(request: &Attributes<'_>, node: &str, pod: &Value) -> ApiRes
     let owner = match owners {
         [owner] => owner,
         [] => {
-            return Err(request.forbidden(format!("node {quoted} can only create pods with an owner reference set to itself")));
+            return Err(
+                request.forbidden(format!("node {quoted} can only create pods with an owner reference set to itself"))
+            );
         }
         _ => {
-            return Err(request.forbidden(format!(
-                "node {quoted} can only create pods with a single owner reference set to itself"
-            )));
+            return Err(request
+                .forbidden(format!("node {quoted} can only create pods with a single owner reference set to itself")));
         }
     };
     if owner["apiVersion"] != "v1" || owner["kind"] != "Node" || owner["name"] != node {
-        return Err(request.forbidden(format!("node {quoted} can only create pods with an owner reference set to itself")));
+        return Err(
+            request.forbidden(format!("node {quoted} can only create pods with an owner reference set to itself"))
+        );
     }
     if owner["controller"] != true {
-        return Err(request.forbidden(format!(
-            "node {quoted} can only create pods with a controller owner reference set to itself"
-        )));
+        return Err(request
+            .forbidden(format!("node {quoted} can only create pods with a controller owner reference set to itself")));
     }
     if owner["blockOwnerDeletion"] == true {
         return Err(request.forbidden(format!("node {quoted} must not set blockOwnerDeletion on an owner reference")));
     }
     let found = request.call.registry.core("nodes")?.get("", node).await?;
-    let (wanted, uid) = (owner["uid"].as_str().unwrap_or_default(), found.object["metadata"]["uid"].as_str().unwrap_or_default());
+    let (wanted, uid) =
+        (owner["uid"].as_str().unwrap_or_default(), found.object["metadata"]["uid"].as_str().unwrap_or_default());
     if wanted != uid {
         return Err(request.forbidden(format!("node {node} UID mismatch: expected {wanted} got {uid}")));
     }
@@ -146,9 +154,8 @@ fn pod_status(request: &Attributes<'_>, node: &str, object: Option<&Value>) -> A
     let quoted = go_quote(node);
     let (Some(old), Some(new)) = (request.old, object) else { return Ok(()) };
     if old["spec"]["nodeName"] != node {
-        return Err(request.forbidden(format!(
-            "node {quoted} can only update pod status for pods with spec.nodeName set to itself"
-        )));
+        return Err(request
+            .forbidden(format!("node {quoted} can only update pod status for pods with spec.nodeName set to itself")));
     }
     if old["metadata"]["labels"] != new["metadata"]["labels"] {
         return Err(request.forbidden(format!("node {quoted} cannot update labels through pod status")));
@@ -162,7 +169,9 @@ fn pod_status(request: &Attributes<'_>, node: &str, object: Option<&Value>) -> A
 fn own_node(request: &Attributes<'_>, node: &str, object: Option<&Value>) -> ApiResult<()> {
     let quoted = go_quote(node);
     if request.name != node {
-        return Err(request.forbidden(format!("node {quoted} is not allowed to modify node {}", go_quote(request.name))));
+        return Err(
+            request.forbidden(format!("node {quoted} is not allowed to modify node {}", go_quote(request.name)))
+        );
     }
     let Some(new) = object else { return Ok(()) };
     let empty = Value::Null;
@@ -173,10 +182,8 @@ fn own_node(request: &Attributes<'_>, node: &str, object: Option<&Value>) -> Api
         at(old) == at(new) || (is_empty(at(old)) && is_empty(at(new)))
     };
     match request.operation {
-        Operation::Create if !forbidden.is_empty() => Err(request.forbidden(format!(
-            "node {quoted} is not allowed to set the following labels: {}",
-            forbidden.join(", ")
-        ))),
+        Operation::Create if !forbidden.is_empty() => Err(request
+            .forbidden(format!("node {quoted} is not allowed to set the following labels: {}", forbidden.join(", ")))),
         Operation::Update if !same(|o| &o["spec"]["taints"]) => {
             Err(request.forbidden(format!("node {quoted} is not allowed to modify taints")))
         }
@@ -233,7 +240,9 @@ fn slice(request: &Attributes<'_>, node: &str, quoted: &str, object: Option<&Val
     if owner.is_some_and(|o| o == node) {
         return Ok(());
     }
-    Err(request.forbidden(format!("can only create or delete ResourceSlice with the same NodeName as the requesting node ({quoted})")))
+    Err(request.forbidden(format!(
+        "can only create or delete ResourceSlice with the same NodeName as the requesting node ({quoted})"
+    )))
 }
 
 #[cfg(test)]

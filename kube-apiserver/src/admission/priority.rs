@@ -77,7 +77,8 @@ async fn admit_pod(request: &Attributes<'_>, pod: &mut Value) -> ApiResult<()> {
         Some(found.object)
     };
     let priority = class.as_ref().and_then(|c| c["value"].as_i64()).unwrap_or(0);
-    let policy = class.as_ref().and_then(|c| c["preemptionPolicy"].as_str()).unwrap_or("PreemptLowerPriority").to_owned();
+    let policy =
+        class.as_ref().and_then(|c| c["preemptionPolicy"].as_str()).unwrap_or("PreemptLowerPriority").to_owned();
     let spec = &mut pod["spec"];
     if let Some(given) = spec["priority"].as_i64().filter(|p| *p != priority) {
         return Err(request.forbidden(format!(

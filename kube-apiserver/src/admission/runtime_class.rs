@@ -21,9 +21,8 @@ impl Plugin for RuntimeClass {
         let has_overhead = pod["spec"]["overhead"].as_object().is_some_and(|o| !o.is_empty());
         let Some(name) = pod["spec"]["runtimeClassName"].as_str().map(str::to_owned) else {
             return if has_overhead {
-                Err(request.forbidden(
-                    "pod rejected: Pod Overhead set without corresponding RuntimeClass defined Overhead",
-                ))
+                Err(request
+                    .forbidden("pod rejected: Pod Overhead set without corresponding RuntimeClass defined Overhead"))
             } else {
                 Ok(())
             };
@@ -34,7 +33,9 @@ impl Plugin for RuntimeClass {
         };
         if let Some(fixed) = class.object["overhead"].get("podFixed") {
             if has_overhead && pod["spec"]["overhead"] != *fixed {
-                return Err(request.forbidden("pod rejected: Pod's Overhead doesn't match RuntimeClass's defined Overhead"));
+                return Err(
+                    request.forbidden("pod rejected: Pod's Overhead doesn't match RuntimeClass's defined Overhead")
+                );
             }
             pod["spec"]["overhead"] = fixed.clone();
         }

@@ -36,7 +36,8 @@ impl Plugin for ServiceAccount {
             mount_token(pod);
         }
         let has_secrets = pod["spec"]["imagePullSecrets"].as_array().is_some_and(|s| !s.is_empty());
-        if let (false, Some(secrets)) = (has_secrets, account["imagePullSecrets"].as_array().filter(|s| !s.is_empty())) {
+        if let (false, Some(secrets)) = (has_secrets, account["imagePullSecrets"].as_array().filter(|s| !s.is_empty()))
+        {
             pod["spec"]["imagePullSecrets"] = secrets.clone().into();
         }
         Ok(())
@@ -48,7 +49,8 @@ impl Plugin for ServiceAccount {
         };
         if !is_mirror(pod) {
             return if account_name(pod).is_empty() {
-                Err(request.forbidden(format!("no service account specified for pod {}/{}", request.namespace, request.name)))
+                Err(request
+                    .forbidden(format!("no service account specified for pod {}/{}", request.namespace, request.name)))
             } else {
                 Ok(())
             };
@@ -102,7 +104,7 @@ fn mount_token(pod: &mut Value) {
     let name = existing.unwrap_or_else(random_name);
     let mut needed = false;
     for field in ["initContainers", "containers"] {
-        for container in pod["spec"][field].as_array_mut().into_iter().flatten() {
+        for container in pod["spec"].get_mut(field).and_then(Value::as_array_mut).into_iter().flatten() {
             let mounts = container["volumeMounts"].as_array().cloned().unwrap_or_default();
             if mounts.iter().any(|m| m["mountPath"] == MOUNT_PATH) {
                 continue;

@@ -15,9 +15,8 @@ pub async fn authenticate(token: &str, lookup: &dyn Lookup) -> Option<User> {
 
 fn split(token: &str) -> Option<(&str, &str)> {
     let (id, secret) = token.split_once('.')?;
-    let fits = |text: &str, length| {
-        text.len() == length && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit())
-    };
+    let fits =
+        |text: &str, length| text.len() == length && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
     (fits(id, 6) && fits(secret, 16)).then_some((id, secret))
 }
 

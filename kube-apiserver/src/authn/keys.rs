@@ -141,7 +141,9 @@ impl SigningKey {
         let rejected = |e: ring::error::KeyRejected| e.to_string();
         match kind {
             SectionKind::RsaPrivateKey => Some(
-                rsa::KeyPair::from_der(PrivatePkcs1KeyDer::from(der).secret_pkcs1_der()).map(Self::rsa).map_err(rejected),
+                rsa::KeyPair::from_der(PrivatePkcs1KeyDer::from(der).secret_pkcs1_der())
+                    .map(Self::rsa)
+                    .map_err(rejected),
             ),
             SectionKind::PrivateKey => {
                 let der = PrivatePkcs8KeyDer::from(der);

@@ -121,11 +121,8 @@ pub fn certificate_user(certificate: &Certificate) -> Option<User> {
     if certificate.common_name.is_empty() {
         return None;
     }
-    let mut user = User {
-        name: certificate.common_name.clone(),
-        groups: certificate.organizations.clone(),
-        ..User::default()
-    };
+    let mut user =
+        User { name: certificate.common_name.clone(), groups: certificate.organizations.clone(), ..User::default() };
     if !certificate.fingerprint.is_empty() {
         let id = format!("X509SHA256={}", certificate.fingerprint);
         user.extra.insert("authentication.kubernetes.io/credential-id".to_owned(), vec![id]);

@@ -119,8 +119,7 @@ impl Issuer {
     pub fn sign(&self, claims: &Claims) -> Result<String, String> {
         let header = serde_json::json!({"alg": self.key.public.algorithm.name(), "kid": self.key.public.id});
         let payload = serde_json::to_vec(claims).map_err(|e| e.to_string())?;
-        let mut token =
-            format!("{}.{}", URL_SAFE_NO_PAD.encode(header.to_string()), URL_SAFE_NO_PAD.encode(payload));
+        let mut token = format!("{}.{}", URL_SAFE_NO_PAD.encode(header.to_string()), URL_SAFE_NO_PAD.encode(payload));
         let signature = self.key.sign(token.as_bytes()).map_err(|e| e.to_string())?;
         token.push('.');
         token.push_str(&URL_SAFE_NO_PAD.encode(signature));
@@ -327,8 +326,7 @@ mod tests {
             audiences: vec!["api".into()],
         };
         let object = |uid: &str| serde_json::json!({"metadata": {"uid": uid}});
-        let objects =
-            Objects(HashMap::from([("serviceaccounts/ns/sa", object("u1")), ("pods/ns/p", object("p1"))]));
+        let objects = Objects(HashMap::from([("serviceaccounts/ns/sa", object("u1")), ("pods/ns/p", object("p1"))]));
         let authenticate = async |claims: &Claims, audiences: &[String]| {
             verifier.authenticate(&issuer.sign(claims).unwrap(), audiences, &objects).await
         };

@@ -32,7 +32,8 @@ impl TokenFile {
                 tracing::warn!(line = number + 1, "empty token has been found in token file");
                 continue;
             }
-            let groups = rest.first().map(|g| g.split(',').map(|s| s.trim().to_owned()).filter(|s| !s.is_empty()).collect());
+            let groups =
+                rest.first().map(|g| g.split(',').map(|s| s.trim().to_owned()).filter(|s| !s.is_empty()).collect());
             let user =
                 User { name: name.clone(), uid: uid.clone(), groups: groups.unwrap_or_default(), ..User::default() };
             tokens.insert(token.clone(), user);

@@ -10,10 +10,7 @@ pub use attributes::Attributes;
 use node::NodeAuthorizer;
 use rbac::Rbac;
 
-use crate::{
-    authn::MASTERS,
-    request::ApiError,
-};
+use crate::{authn::MASTERS, request::ApiError};
 
 /// One value of `--authorization-mode`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -135,4 +132,3 @@ impl Authorizer {
         self.decide(request).allowed
     }
 }
-

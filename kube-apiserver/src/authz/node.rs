@@ -388,8 +388,7 @@ mod tests {
         let pod = json!({"metadata": {"annotations": {"kubernetes.io/config.mirror": "x"}}, "spec": {"nodeName": "n1",
             "volumes": [{"name": "a", "secret": {"secretName": "s"}}]}});
         authorizer.apply("pods", "ns", "p", Some(&pod));
-        let user =
-            User { name: "system:node:n1".into(), groups: vec!["system:nodes".into()], ..User::default() };
+        let user = User { name: "system:node:n1".into(), groups: vec!["system:nodes".into()], ..User::default() };
         let mut request = Attributes::resource(&user, "get", ("", "secrets"), "ns", "s");
         assert!(authorizer.authorize(&request).is_err());
         (request.resource, request.verb, request.field_selector) = ("pods", "list", "spec.nodeName=n1");

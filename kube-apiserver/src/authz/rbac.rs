@@ -303,7 +303,8 @@ mod tests {
         let pods = json!({"metadata": {"labels": {"agg": "true"}},
             "rules": [{"verbs": ["get"], "apiGroups": [""], "resources": ["pods"]}]});
         rbac.apply("clusterroles", "", "pods", Some(&pods));
-        let view = json!({"metadata": {}, "aggregationRule": {"clusterRoleSelectors": [{"matchLabels": {"agg": "true"}}]}});
+        let view =
+            json!({"metadata": {}, "aggregationRule": {"clusterRoleSelectors": [{"matchLabels": {"agg": "true"}}]}});
         rbac.apply("clusterroles", "", "view", Some(&view));
         let binding = json!({"roleRef": {"kind": "ClusterRole", "name": "view"},
             "subjects": [{"kind": "ServiceAccount", "name": "sa"}, {"kind": "Group", "name": "devs"}]});
@@ -338,10 +339,7 @@ mod tests {
         assert_eq!(rbac.role_rules("ClusterRole", "view", "").unwrap().len(), 2);
         rbac.apply("clusterroles", "", "services", None);
         assert_eq!(rbac.role_rules("ClusterRole", "view", "").unwrap().len(), 1);
-        assert_eq!(
-            rbac.role_rules("Role", "x", "ns").unwrap_err(),
-            "role.rbac.authorization.k8s.io \"x\" not found"
-        );
+        assert_eq!(rbac.role_rules("Role", "x", "ns").unwrap_err(), "role.rbac.authorization.k8s.io \"x\" not found");
     }
 
     #[test]

@@ -49,12 +49,8 @@ impl Rule {
         for group in &self.api_groups {
             for resource in &self.resources {
                 for verb in &self.verbs {
-                    let rule = Rule {
-                        api_groups: one(group),
-                        resources: one(resource),
-                        verbs: one(verb),
-                        ..Rule::default()
-                    };
+                    let rule =
+                        Rule { api_groups: one(group), resources: one(resource), verbs: one(verb), ..Rule::default() };
                     if self.resource_names.is_empty() {
                         out.push(rule);
                         continue;
@@ -64,9 +60,11 @@ impl Rule {
             }
         }
         for url in &self.non_resource_urls {
-            out.extend(
-                self.verbs.iter().map(|v| Rule { non_resource_urls: one(url), verbs: one(v), ..Rule::default() }),
-            );
+            out.extend(self.verbs.iter().map(|v| Rule {
+                non_resource_urls: one(url),
+                verbs: one(v),
+                ..Rule::default()
+            }));
         }
         out
     }

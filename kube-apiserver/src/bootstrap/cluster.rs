@@ -45,9 +45,10 @@ const TRUST: &str = "extension-apiserver-authentication";
 pub async fn authentication_info(server: Arc<ApiServer>) -> ApiResult<()> {
     let flags = &server.config.options.authentication;
     let mut data = serde_json::Map::new();
-    for (key, path) in
-        [("client-ca-file", &flags.client_ca_file), ("requestheader-client-ca-file", &flags.requestheader_client_ca_file)]
-    {
+    for (key, path) in [
+        ("client-ca-file", &flags.client_ca_file),
+        ("requestheader-client-ca-file", &flags.requestheader_client_ca_file),
+    ] {
         let Some(path) = path else { continue };
         let text = tokio::fs::read_to_string(path).await;
         let text = text.map_err(|e| ApiError::internal(format!("{}: {e}", path.display())))?;

@@ -65,22 +65,28 @@ async fn create_service(server: &ApiServer) -> ApiResult<()> {
         return Ok(());
     }
     let Some(ip) = server.config.kubernetes_service_ip() else { return Ok(()) };
-    let mut service = complete(server, "", "services", "default", json!({
-        "metadata": {
-            "name": NAME,
-            "namespace": "default",
-            "labels": {"component": "apiserver", "provider": "kubernetes"},
-        },
-        "spec": {
-            "type": "ClusterIP",
-            "clusterIP": ip.to_string(),
-            "clusterIPs": [ip.to_string()],
-            "ipFamilyPolicy": "SingleStack",
-            "ipFamilies": [if ip.is_ipv4() { "IPv4" } else { "IPv6" }],
-            "sessionAffinity": "None",
-            "ports": [{"name": "https", "port": 443, "protocol": "TCP", "targetPort": server.config.options.serving.secure_port}],
-        },
-    }));
+    let mut service = complete(
+        server,
+        "",
+        "services",
+        "default",
+        json!({
+            "metadata": {
+                "name": NAME,
+                "namespace": "default",
+                "labels": {"component": "apiserver", "provider": "kubernetes"},
+            },
+            "spec": {
+                "type": "ClusterIP",
+                "clusterIP": ip.to_string(),
+                "clusterIPs": [ip.to_string()],
+                "ipFamilyPolicy": "SingleStack",
+                "ipFamilies": [if ip.is_ipv4() { "IPv4" } else { "IPv6" }],
+                "sessionAffinity": "None",
+                "ports": [{"name": "https", "port": 443, "protocol": "TCP", "targetPort": server.config.options.serving.secure_port}],
+            },
+        }),
+    );
     let allocators = server.allocators().await?;
     let transaction =
         allocators.allocate_create(&mut service, false).await.map_err(|e| ApiError::internal(e.to_string()))?;

@@ -62,7 +62,11 @@ impl Mutation for Completion<'_> {
         if object["metadata"]["annotations"][AUTO_UPDATE] == "false" {
             return Ok(Change::Keep(object));
         }
-        if self.wanted.get("roleRef").is_some_and(|r| r["name"] != object["roleRef"]["name"] || r["kind"] != object["roleRef"]["kind"]) {
+        if self
+            .wanted
+            .get("roleRef")
+            .is_some_and(|r| r["name"] != object["roleRef"]["name"] || r["kind"] != object["roleRef"]["kind"])
+        {
             return Ok(Change::Delete);
         }
         complete(&mut object, self.wanted);
@@ -91,9 +95,13 @@ fn complete(object: &mut Value, wanted: &Value) {
     let absent: Vec<Value> =
         list(&wanted["subjects"]).into_iter().filter(|w| !subjects.iter().any(|s| same(s, w))).collect();
     let selectors = list(&object["aggregationRule"]["clusterRoleSelectors"]);
-    let aggregates: Vec<Value> =
-        list(&wanted["aggregationRule"]["clusterRoleSelectors"]).into_iter().filter(|w| !selectors.contains(w)).collect();
-    for (target, additions) in [(&["rules"][..], missing), (&["subjects"], absent), (&["aggregationRule", "clusterRoleSelectors"], aggregates)] {
+    let aggregates: Vec<Value> = list(&wanted["aggregationRule"]["clusterRoleSelectors"])
+        .into_iter()
+        .filter(|w| !selectors.contains(w))
+        .collect();
+    for (target, additions) in
+        [(&["rules"][..], missing), (&["subjects"], absent), (&["aggregationRule", "clusterRoleSelectors"], aggregates)]
+    {
         if additions.is_empty() {
             continue;
         }

@@ -40,11 +40,7 @@ pub async fn create(call: &Call, target: Target<'_>, mut object: Value, options:
             Err(error) if generated && error.is_already_exists() => {
                 if attempt >= GENERATE_ATTEMPTS {
                     let name = error.status().details.as_ref().map(|d| d.name.clone()).unwrap_or_default();
-                    return Err(ApiError::generate_name_conflict(
-                        target.resource.group,
-                        target.resource.plural,
-                        &name,
-                    ));
+                    return Err(ApiError::generate_name_conflict(target.resource.group, target.resource.plural, &name));
                 }
             }
             result => return result,
@@ -89,13 +85,7 @@ async fn create_once(call: &Call, target: Target<'_>, object: Value, options: &W
     result
 }
 
-async fn store(
-    call: &Call,
-    target: Target<'_>,
-    name: &str,
-    object: Value,
-    options: &WriteOptions,
-) -> ApiResult<Value> {
+async fn store(call: &Call, target: Target<'_>, name: &str, object: Value, options: &WriteOptions) -> ApiResult<Value> {
     let namespace = if target.resource.namespaced { call.info.namespace.as_str() } else { "" };
     if options.dry_run {
         if target.store.find(namespace, name).await?.is_some() {

@@ -10,8 +10,7 @@ use super::{Target, convert, list, output, update, write};
 use crate::{
     admission::{self, Operation},
     request::{
-        ApiError, ApiResult, body,
-        negotiate::{self, Encoding},
+        ApiError, ApiResult, body, negotiate,
         options::{DeleteOptions, ListOptions},
     },
     resources::metadata::{self, DeletePlan},
@@ -81,12 +80,14 @@ pub async fn read_options(call: &Call, incoming: Incoming) -> ApiResult<DeleteOp
     let options = if bytes.is_empty() {
         DeleteOptions::from_query(&call.query)?
     } else {
-        let json = match negotiate::input(&call.headers)? {
-            Encoding::Json => bytes.to_vec(),
-            Encoding::Yaml => body::yaml_to_json(&bytes).map_err(ApiError::bad_request)?,
-        };
-        serde_json::from_slice(&json)
-            .map_err(|e| ApiError::bad_request(format!("couldn't get version/kind; json parse error: {}", body::go_json_error(&e, &json))))?
+        let expected = body::Expected { group: "", version: "v1", kind: "DeleteOptions" };
+        let json = body::to_json(&bytes, negotiate::input(&call.headers)?, expected)?;
+        serde_json::from_slice(&json).map_err(|e| {
+            ApiError::bad_request(format!(
+                "couldn't get version/kind; json parse error: {}",
+                body::go_json_error(&e, &json)
+            ))
+        })?
     };
     options.validate()?;
     Ok(options)

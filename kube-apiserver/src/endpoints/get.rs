@@ -25,4 +25,3 @@ pub async fn serve(call: &Call, target: Target<'_>) -> ApiResult<Response<Body>>
     let cached = cached.ok_or_else(|| target.not_found(&call.info.name))?;
     output::cached(call, target, &cached, wanted)
 }
-

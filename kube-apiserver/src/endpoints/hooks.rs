@@ -18,7 +18,12 @@ impl Allocation {
     ///
     /// # Errors
     /// 422 when it asks for what it cannot have.
-    pub async fn for_create(server: &ApiServer, target: Target<'_>, object: &mut Value, dry_run: bool) -> ApiResult<Self> {
+    pub async fn for_create(
+        server: &ApiServer,
+        target: Target<'_>,
+        object: &mut Value,
+        dry_run: bool,
+    ) -> ApiResult<Self> {
         if !is_service(target) {
             return Ok(Self::default());
         }

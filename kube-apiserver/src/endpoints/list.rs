@@ -46,8 +46,7 @@ pub async fn serve(call: &Call, target: Target<'_>) -> ApiResult<Response<Body>>
 pub async fn read(call: &Call, target: Target<'_>, options: &ListOptions) -> ApiResult<ListPage> {
     let strategy = target.store.strategy;
     let namespace = if target.resource.namespaced { call.info.namespace.as_str() } else { "" };
-    let selection =
-        selector::selection(namespace, &options.label_selector, &options.field_selector, strategy)?;
+    let selection = selector::selection(namespace, &options.label_selector, &options.field_selector, strategy)?;
     let query = ListQuery {
         selection,
         limit: options.limit,

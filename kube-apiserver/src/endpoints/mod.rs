@@ -19,7 +19,10 @@ use hyper::body::Incoming;
 
 use crate::{
     request::{ApiError, ApiResult, body::Expected},
-    server::{Call, ResourceStore, response::{self, Body}},
+    server::{
+        Call, ResourceStore,
+        response::{self, Body},
+    },
 };
 
 /// What a request is about.

@@ -22,11 +22,10 @@ pub async fn serve(call: &Call, target: Target<'_>, body: Incoming) -> ApiResult
     let mut object = write::read_object(call, body, target.expected(), &options).await?;
     check_name(&mut object, &call.info.name)?;
     write::settle_namespace(&mut object, target.resource.namespaced, &call.info.namespace)?;
-    let mut update = Replace { call, target, object: &object, dry_run: options.dry_run, allocation: Allocation::default() };
+    let mut update =
+        Replace { call, target, object: &object, dry_run: options.dry_run, allocation: Allocation::default() };
     match target.store.modify(namespace(call, target), &call.info.name, &mut update).await {
-        Ok(outcome) => {
-            output::one(call, target, 200, convert::to_served(target, into_object(outcome)), wanted)
-        }
+        Ok(outcome) => output::one(call, target, 200, convert::to_served(target, into_object(outcome)), wanted),
         Err(error) if error.is_not_found() && may_create(target) => {
             authorize_create(call)?;
             let created = create::create(call, target, object, &options).await?;

@@ -30,8 +30,7 @@ use crate::{
 /// # Errors
 /// What is wrong before the stream starts; later errors are ERROR events.
 pub async fn serve(call: &Call, target: Target<'_>) -> ApiResult<Response<Body>> {
-    let wanted = negotiate::output(&call.headers, false)
-        .or_else(|_| negotiate::output(&call.headers, true))?;
+    let wanted = negotiate::output(&call.headers, false).or_else(|_| negotiate::output(&call.headers, true))?;
     let options = ListOptions::parse(&call.query, true)?;
     let shape = Shape::of(call, target, wanted.form)?;
     let query = WatchQuery {

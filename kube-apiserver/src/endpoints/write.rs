@@ -71,9 +71,7 @@ pub fn settle_namespace(object: &mut Value, namespaced: bool, namespace: &str) -
         }
         return Ok(());
     }
-    Err(ApiError::bad_request(
-        "the namespace of the provided object does not match the namespace sent on the request",
-    ))
+    Err(ApiError::bad_request("the namespace of the provided object does not match the namespace sent on the request"))
 }
 
 /// The metadata, made when it is missing.

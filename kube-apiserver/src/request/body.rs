@@ -1,15 +1,14 @@
 //! Request bodies: read within a limit, decoded into the type that the URL asks for.
 
 use bytes::Bytes;
-use common::schema::{self, Decoded, Type};
+use common::{
+    schema::{self, Decoded, Type},
+    wire,
+};
 use http_body_util::{BodyExt, Limited};
 use serde_json::Value;
 
-use super::{
-    ApiError, ApiResult,
-    negotiate::Encoding,
-    options::FieldValidation,
-};
+use super::{ApiError, ApiResult, negotiate::Encoding, options::FieldValidation};
 
 /// Upstream's limit of resource request bodies.
 pub const MAX_BODY: usize = 3 * 1024 * 1024;
@@ -77,19 +76,53 @@ pub fn decode(bytes: &[u8], encoding: Encoding, expected: Expected<'_>, mode: Fi
             summarize(bytes, encoding)
         ))
     };
+    if encoding == Encoding::Protobuf {
+        return decode_protobuf(bytes, expected, unrecognized);
+    }
     let json = match encoding {
-        Encoding::Json => None,
+        Encoding::Json | Encoding::Protobuf => None,
         Encoding::Yaml => Some(yaml_to_json(bytes).map_err(|e| unrecognized(&format!("error parsing YAML: {e}")))?),
     };
     let json = json.as_deref().unwrap_or(bytes);
-    let meta: TypeMeta = serde_json::from_slice(json)
-        .map_err(|e| unrecognized(&format!("couldn't get version/kind; json parse error: {}", go_json_error(&e, json))))?;
+    let meta: TypeMeta = serde_json::from_slice(json).map_err(|e| {
+        unrecognized(&format!("couldn't get version/kind; json parse error: {}", go_json_error(&e, json)))
+    })?;
     meta.check(expected)?;
     let Some(ty) = schema::lookup(expected.group, expected.version, expected.kind) else {
         let object = serde_json::from_slice(json).map_err(|e| unrecognized(&e.to_string()))?;
         return Ok(Body { object, warnings: Vec::new() });
     };
     settle(schema::decode(ty, json), expected, mode)
+}
+
+/// The typed commands of kubectl send protobuf. Unknown fields cannot be told from newer ones there.
+fn decode_protobuf(bytes: &[u8], expected: Expected<'_>, unrecognized: impl Fn(&str) -> ApiError) -> ApiResult<Body> {
+    let envelope = wire::open(bytes).map_err(|e| unrecognized(&e.to_string()))?;
+    let text = |s: &str| (!s.is_empty()).then(|| s.to_owned());
+    TypeMeta { kind: text(&envelope.kind), api_version: text(&envelope.api_version) }.check(expected)?;
+    let decoded = wire::decode(expected.group, expected.version, expected.kind, &envelope.raw);
+    let mut object = decoded.map_err(|e| {
+        ApiError::bad_request(schema::cannot_be_handled(expected.kind, expected.version, &e.to_string()))
+    })?;
+    object["kind"] = expected.kind.into();
+    object["apiVersion"] = expected.api_version().into();
+    Ok(Body { object, warnings: Vec::new() })
+}
+
+/// JSON text of a body in any encoding, for objects that are read without a type table (`DeleteOptions`).
+///
+/// # Errors
+/// 400.
+pub fn to_json(bytes: &[u8], encoding: Encoding, expected: Expected<'_>) -> ApiResult<Vec<u8>> {
+    match encoding {
+        Encoding::Json => Ok(bytes.to_vec()),
+        Encoding::Yaml => yaml_to_json(bytes).map_err(ApiError::bad_request),
+        Encoding::Protobuf => {
+            let envelope = wire::open(bytes).map_err(|e| ApiError::bad_request(e.to_string()))?;
+            let object = wire::decode(expected.group, expected.version, expected.kind, &envelope.raw);
+            Ok(object.map_err(|e| ApiError::bad_request(e.to_string()))?.to_string().into_bytes())
+        }
+    }
 }
 
 /// Checks a tree (a patched object) against the type.
@@ -120,7 +153,10 @@ fn settle(decoded: Decoded, expected: Expected<'_>, mode: FieldValidation) -> Ap
     }
     let mut object = decoded.value;
     if !object.is_object() {
-        return Err(ApiError::bad_request(format!("the object provided is unrecognized (must be of type {})", expected.kind)));
+        return Err(ApiError::bad_request(format!(
+            "the object provided is unrecognized (must be of type {})",
+            expected.kind
+        )));
     }
     object["kind"] = expected.kind.into();
     object["apiVersion"] = expected.api_version().into();
@@ -157,7 +193,9 @@ impl TypeMeta {
                 expected.kind
             )
         } else {
-            format!("no kind {kind:?} is registered for version {version:?} in scheme \"pkg/api/legacyscheme/scheme.go:30\"")
+            format!(
+                "no kind {kind:?} is registered for version {version:?} in scheme \"pkg/api/legacyscheme/scheme.go:30\""
+            )
         };
         Err(ApiError::bad_request(format!(
             "{kind} in version {short:?} cannot be handled as a {}: {error}",

@@ -14,6 +14,8 @@ pub enum Encoding {
     Json,
     /// YAML.
     Yaml,
+    /// Protobuf in its envelope; only request bodies so far.
+    Protobuf,
 }
 
 /// What an object is turned into before it is encoded.
@@ -104,6 +106,7 @@ pub fn input(headers: &HeaderMap) -> ApiResult<Encoding> {
     match value.split(';').next().unwrap_or_default().trim() {
         "" | "application/json" => Ok(Encoding::Json),
         "application/yaml" => Ok(Encoding::Yaml),
+        "application/vnd.kubernetes.protobuf" => Ok(Encoding::Protobuf),
         _ => Err(ApiError::unsupported_media_type(&SERIALIZED)),
     }
 }

@@ -57,10 +57,16 @@ impl ListOptions {
         let mut causes = Vec::new();
         if !self.version_match.is_empty() {
             if self.resource_version.is_empty() {
-                causes.push(forbidden("resourceVersionMatch", "resourceVersionMatch is forbidden unless resourceVersion is provided"));
+                causes.push(forbidden(
+                    "resourceVersionMatch",
+                    "resourceVersionMatch is forbidden unless resourceVersion is provided",
+                ));
             }
             if self.continue_token.is_some() {
-                causes.push(forbidden("resourceVersionMatch", "resourceVersionMatch is forbidden when continue is provided"));
+                causes.push(forbidden(
+                    "resourceVersionMatch",
+                    "resourceVersionMatch is forbidden when continue is provided",
+                ));
             }
             if !matches!(self.version_match.as_str(), "Exact" | "NotOlderThan") {
                 causes.push(StatusCause {
@@ -73,7 +79,10 @@ impl ListOptions {
                 });
             }
             if self.version_match == "Exact" && self.resource_version == "0" {
-                causes.push(forbidden("resourceVersionMatch", "resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\""));
+                causes.push(forbidden(
+                    "resourceVersionMatch",
+                    "resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"",
+                ));
             }
         }
         if self.send_initial_events.is_some() {
@@ -86,12 +95,21 @@ impl ListOptions {
         let mut causes = Vec::new();
         if self.send_initial_events.is_some() {
             if self.version_match.is_empty() {
-                causes.push(forbidden("resourceVersionMatch", "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan"));
+                causes.push(forbidden(
+                    "resourceVersionMatch",
+                    "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
+                ));
             } else if self.version_match != "NotOlderThan" {
-                causes.push(forbidden("resourceVersionMatch", "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan"));
+                causes.push(forbidden(
+                    "resourceVersionMatch",
+                    "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
+                ));
             }
         } else if !self.version_match.is_empty() {
-            causes.push(forbidden("resourceVersionMatch", "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided"));
+            causes.push(forbidden(
+                "resourceVersionMatch",
+                "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
+            ));
         }
         causes
     }
@@ -143,9 +161,9 @@ fn forbidden(field: &str, message: &str) -> StatusCause {
 
 fn number(query: &Query, key: &str) -> ApiResult<Option<i64>> {
     let Some(value) = query.non_empty(key) else { return Ok(None) };
-    let parsed = value.parse().map_err(|_| {
-        ApiError::bad_request(format!("strconv.ParseInt: parsing {value:?}: invalid syntax"))
-    })?;
+    let parsed = value
+        .parse()
+        .map_err(|_| ApiError::bad_request(format!("strconv.ParseInt: parsing {value:?}: invalid syntax")))?;
     Ok(Some(parsed))
 }
 

@@ -82,9 +82,10 @@ fn parse_term(term: &str) -> Result<Term, String> {
     }
     for (operator, greater) in [('>', true), ('<', false)] {
         if let Some((key, value)) = term.split_once(operator) {
-            let bound = value.trim().parse().map_err(|_| {
-                "for 'Gt', 'Lt' operators, the value must be an integer".to_owned()
-            })?;
+            let bound = value
+                .trim()
+                .parse()
+                .map_err(|_| "for 'Gt', 'Lt' operators, the value must be an integer".to_owned())?;
             let key = label_key(key)?;
             return Ok(if greater { Term::Greater(key, bound) } else { Term::Less(key, bound) });
         }
@@ -99,9 +100,7 @@ fn parse_term(term: &str) -> Result<Term, String> {
             Some(list) => (false, list),
             None => {
                 let word = rest.split_whitespace().next().unwrap_or_default();
-                return Err(format!(
-                    "found '{word}', expected: in, notin, =, ==, !=, gt, lt"
-                ));
+                return Err(format!("found '{word}', expected: in, notin, =, ==, !=, gt, lt"));
             }
         },
     };

@@ -20,7 +20,10 @@ use crate::{
     authn::{Certificate, User},
     authz::Attributes,
     endpoints, proxy,
-    request::{ApiError, ApiResult, Query, RequestInfo, negotiate::{self, Encoding}},
+    request::{
+        ApiError, ApiResult, Query, RequestInfo,
+        negotiate::{self, Encoding},
+    },
 };
 
 /// Serves requests of the secure port.
@@ -160,8 +163,7 @@ async fn openapi(call: &Call, request: &Request<Incoming>) -> ApiResult<Response
     let server = Arc::clone(&call.server);
     let (method, path) = (call.method.clone(), call.info.path.clone());
     let (query, headers) = (request.uri().query().map(str::to_owned), call.headers.clone());
-    let task =
-        tokio::task::spawn_blocking(move || server.openapi.handle(&method, &path, query.as_deref(), &headers));
+    let task = tokio::task::spawn_blocking(move || server.openapi.handle(&method, &path, query.as_deref(), &headers));
     let response = task.await.map_err(ApiError::internal)?;
     Ok(response.map_or_else(endpoints::not_served, |r| r.map(response::full)))
 }

@@ -58,8 +58,7 @@ async fn once(
     synced: &tokio::sync::watch::Sender<bool>,
 ) {
     let Ok(store) = server.registry.of(group, resource) else { return };
-    let query =
-        WatchQuery { selection: Selection::default(), from: WatchFrom::InitialEvents(None), bookmarks: true };
+    let query = WatchQuery { selection: Selection::default(), from: WatchFrom::InitialEvents(None), bookmarks: true };
     let mut watcher = match store.cache.watch(query).await {
         Ok(watcher) => watcher,
         Err(error) => return tracing::debug!(resource, %error, "cannot follow yet"),

@@ -30,9 +30,7 @@ pub fn impersonate(headers: &HeaderMap, real: &User, authorizer: &Authorizer) ->
         if groups.is_empty() && extra.is_empty() && uid.is_empty() {
             return Ok(None);
         }
-        return Err(ApiError::internal(
-            "requested impersonation without impersonating a user",
-        ));
+        return Err(ApiError::internal("requested impersonation without impersonating a user"));
     }
     let may = |group: &str, resource: &str, sub: &str, namespace: &str, name: &str| {
         let attributes = Attributes {

@@ -75,8 +75,7 @@ impl ApiServer {
     pub async fn allocators(&self) -> ApiResult<&Allocators> {
         let start = async || {
             let (first, last) = self.config.node_ports;
-            let config =
-                alloc::Config { service_cidrs: self.config.service_ranges.clone(), node_ports: first..=last };
+            let config = alloc::Config { service_cidrs: self.config.service_ranges.clone(), node_ports: first..=last };
             let records = Arc::new(records::StoreRecords(Arc::clone(&self.registry)));
             Allocators::start(records, config).await.map_err(|e| ApiError::unavailable(e.to_string()))
         };

@@ -199,9 +199,11 @@ impl ResourceStore {
         match error {
             CacheError::Expired { message, .. } => ApiError::expired(message),
             CacheError::BadRequest(message) => ApiError::bad_request(message),
-            CacheError::TooLargeResourceVersion { .. } => {
-                ApiError::timeout(&error.to_string(), 1).with_cause("ResourceVersionTooLarge", "", "Too large resource version")
-            }
+            CacheError::TooLargeResourceVersion { .. } => ApiError::timeout(&error.to_string(), 1).with_cause(
+                "ResourceVersionTooLarge",
+                "",
+                "Too large resource version",
+            ),
             CacheError::Unavailable(message) => ApiError::unavailable(message),
             CacheError::Store(error) => self.store_error("", error),
         }
@@ -218,9 +220,7 @@ impl ResourceStore {
                     .with_cause("ResourceVersionTooLarge", "", "Too large resource version")
             }
             StoreError::TooLarge { .. } => ApiError::too_large(&error.to_string()),
-            StoreError::Unavailable(_) | StoreError::Closed => {
-                ApiError::server_timeout(group, resource, "storage", 1)
-            }
+            StoreError::Unavailable(_) | StoreError::Closed => ApiError::server_timeout(group, resource, "storage", 1),
             StoreError::Locked { .. } | StoreError::Corrupt { .. } | StoreError::Internal(_) => {
                 ApiError::internal(error)
             }

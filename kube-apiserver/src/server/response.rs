@@ -103,7 +103,7 @@ pub fn object(code: u16, value: &Value, style: Style) -> Response<Body> {
             json.push(b'\n');
             with_type(code, "application/json", full(json))
         }
-        Encoding::Json => {
+        Encoding::Json | Encoding::Protobuf => {
             json(code, Bytes::from(super::registry::encode_ordered(value).unwrap_or_default()), style.gzip)
         }
     }

@@ -102,7 +102,8 @@ pub fn build(
 
 fn discovery(config: &Arc<Config>) -> Discovery {
     let serves = Arc::clone(config);
-    let paths = ["/healthz", "/livez", "/readyz", "/metrics", "/openapi/v2", "/openapi/v3", "/openid/v1/jwks", "/version"];
+    let paths =
+        ["/healthz", "/livez", "/readyz", "/metrics", "/openapi/v2", "/openapi/v3", "/openid/v1/jwks", "/version"];
     Discovery::new(discovery::Options {
         group_version: Arc::new(move |version| serves.serves(version)),
         resource: Arc::new(|_| true),
@@ -131,8 +132,7 @@ fn authentication(options: &Options, audiences: &[String]) -> anyhow::Result<(Au
     let authenticator = Authenticator {
         request_header: None,
         token_file: token_file.map_err(|e| anyhow!("--token-auth-file: {e}"))?,
-        service_accounts: (!keys.is_empty())
-            .then(|| TokenVerifier { issuers, keys, audiences: audiences.to_vec() }),
+        service_accounts: (!keys.is_empty()).then(|| TokenVerifier { issuers, keys, audiences: audiences.to_vec() }),
         bootstrap_tokens: flags.enable_bootstrap_token_auth,
         anonymous: flags.anonymous_auth,
     };

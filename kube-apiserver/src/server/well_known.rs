@@ -17,7 +17,10 @@ pub fn handle(call: &Call) -> Option<Response<Body>> {
         "/.well-known/openid-configuration" => {
             let flag = &call.config.options.authentication.service_account_jwks_uri;
             let fallback = || {
-                format!("https://{}:{}/openid/v1/jwks", call.config.advertise_address, call.config.options.serving.secure_port)
+                format!(
+                    "https://{}:{}/openid/v1/jwks",
+                    call.config.advertise_address, call.config.options.serving.secure_port
+                )
             };
             let mut algorithms: Vec<&str> = verifier.keys.iter().map(|k| k.algorithm.name()).collect();
             algorithms.sort_unstable();

@@ -26,7 +26,10 @@ pub async fn serve(call: &Call, target: Target<'_>, body: Incoming) -> ApiResult
     write::settle_namespace(&mut binding, true, &call.info.namespace)?;
     let own = write::name_of(&binding);
     if !own.is_empty() && own != call.info.name {
-        return Err(ApiError::bad_request(format!("name in URL ({}) does not match name in Binding object ({own})", call.info.name)));
+        return Err(ApiError::bad_request(format!(
+            "name in URL ({}) does not match name in Binding object ({own})",
+            call.info.name
+        )));
     }
     let request = write::attributes(call, target, Operation::Create, &call.info.name, None, options.dry_run);
     call.admission.admit(&request, &mut binding).await?;

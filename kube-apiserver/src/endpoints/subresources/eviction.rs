@@ -25,7 +25,9 @@ pub async fn serve(call: &Call, target: Target<'_>, body: Incoming) -> ApiResult
     let mut eviction = write::read_object(call, body, EVICTION, &options).await?;
     let (name, own) = (call.info.name.as_str(), write::name_of(&eviction).to_owned());
     if own != name {
-        return Err(ApiError::bad_request(format!("name in URL does not match name in Eviction object: {name:?} != {own:?}")));
+        return Err(ApiError::bad_request(format!(
+            "name in URL does not match name in Eviction object: {name:?} != {own:?}"
+        )));
     }
     write::settle_namespace(&mut eviction, true, &call.info.namespace)?;
     let request = write::attributes(call, target, Operation::Create, name, None, options.dry_run);

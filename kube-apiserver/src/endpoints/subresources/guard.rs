@@ -42,7 +42,13 @@ fn same_grant(old: &Value, new: &Value) -> bool {
 
 fn guard_role(call: &Call, target: Target<'_>, role: &Value) -> ApiResult<()> {
     let (plural, name, namespace) = (target.resource.plural, write::name_of(role), namespace(call, target));
-    if call.authorizer.allows(&Attributes::resource(&call.user, "escalate", (GROUP, plural), namespace, &call.info.name)) {
+    if call.authorizer.allows(&Attributes::resource(
+        &call.user,
+        "escalate",
+        (GROUP, plural),
+        namespace,
+        &call.info.name,
+    )) {
         return Ok(());
     }
     let mut wanted = rules_of(role);
@@ -74,9 +80,11 @@ fn guard_binding(call: &Call, target: Target<'_>, binding: &Value) -> ApiResult<
     if call.authorizer.allows(&Attributes::resource(&call.user, "bind", (GROUP, plural), namespace, &role)) {
         return Ok(());
     }
-    let rules = call.authorizer.rbac.role_rules(&kind, &role, namespace).map_err(|_| {
-        ApiError::not_found(GROUP, plural, &role)
-    })?;
+    let rules = call
+        .authorizer
+        .rbac
+        .role_rules(&kind, &role, namespace)
+        .map_err(|_| ApiError::not_found(GROUP, plural, &role))?;
     call.authorizer
         .rbac
         .confirm_no_escalation(&call.user, namespace, &rules)

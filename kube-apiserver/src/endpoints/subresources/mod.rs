@@ -17,7 +17,6 @@ pub use guard::rbac_guard;
 use super::{Target, get, not_served, patch, update};
 use crate::{
     patch::{PatchError, PatchType},
-
     request::{ApiError, ApiResult, status::StatusCause},
     server::{Call, response::Body},
 };

@@ -62,7 +62,8 @@ async fn token_review(call: &Call, review: &Value) -> ApiResult<Value> {
     Ok(match call.authenticator.authenticate_token(token, &audiences, &lookup).await {
         Some(Ok((user, granted))) => {
             let mut status = json!({"authenticated": true, "user": user_info(&user)});
-            let granted = if granted.is_empty() && audiences.is_empty() { call.config.api_audiences.clone() } else { granted };
+            let granted =
+                if granted.is_empty() && audiences.is_empty() { call.config.api_audiences.clone() } else { granted };
             if !granted.is_empty() {
                 status["audiences"] = granted.into();
             }
@@ -99,11 +100,7 @@ fn subject(review: &Value) -> User {
 }
 
 fn required(field: &str, message: &str) -> StatusCause {
-    StatusCause {
-        cause_type: "FieldValueInvalid".to_owned(),
-        message: message.to_owned(),
-        field: field.to_owned(),
-    }
+    StatusCause { cause_type: "FieldValueInvalid".to_owned(), message: message.to_owned(), field: field.to_owned() }
 }
 
 fn local_review_matches(call: &Call, resource: &Resource, review: &Value) -> ApiResult<()> {
@@ -112,7 +109,12 @@ fn local_review_matches(call: &Call, resource: &Resource, review: &Value) -> Api
         return Ok(());
     }
     let message = format!("Invalid value: {namespace:?}: must match metadata.namespace");
-    Err(ApiError::invalid(resource.group, resource.kind, "", vec![required("spec.resourceAttributes.namespace", &message)]))
+    Err(ApiError::invalid(
+        resource.group,
+        resource.kind,
+        "",
+        vec![required("spec.resourceAttributes.namespace", &message)],
+    ))
 }
 
 fn access_review(call: &Call, resource: &Resource, review: &Value, user: &User, _namespace: &str) -> ApiResult<Value> {

@@ -91,7 +91,9 @@ fn issue(
     now: Timestamp,
 ) -> ApiResult<String> {
     let issuer = call.issuer.as_ref().ok_or_else(|| {
-        ApiError::internal("no token issuer: start the server with --service-account-signing-key-file and --service-account-issuer")
+        ApiError::internal(
+            "no token issuer: start the server with --service-account-signing-key-file and --service-account-issuer",
+        )
     })?;
     let now = now.as_second();
     let mut lifetime = seconds;
@@ -126,7 +128,9 @@ async fn bind(call: &Call, reference: &Value, account: &str, claims: &mut Kubern
         ("v1", "Secret") => ("secrets", namespace),
         ("v1", "Node") => ("nodes", ""),
         _ => {
-            return Err(ApiError::bad_request(format!("cannot bind token to object of type {api_version}, Kind={kind}")));
+            return Err(ApiError::bad_request(format!(
+                "cannot bind token to object of type {api_version}, Kind={kind}"
+            )));
         }
     };
     let object = call.registry.core(resource)?.get(scope, name).await?.object;
