@@ -48,9 +48,14 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> anyhow::Resul
         let ctx = Context { factory, clients, cluster_ca, recorder_host: host, options, shutdown: lead };
         lead_controllers(&ctx, &enabled).await
     });
+    tokio::pin!(leading);
     let result = tokio::select! {
-        result = leading => result,
-        served = server => served.context("the server of the secure port ended")?,
+        result = &mut leading => result,
+        // At shutdown the port closes first; the lease is still to be given back.
+        served = server => match served.context("the server of the secure port ended")? {
+            Ok(()) if stop.is_cancelled() => leading.await,
+            other => other,
+        },
     };
     stop.cancel();
     result

@@ -2,6 +2,7 @@
 
 mod plan;
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{DeleteParams, PostParams};
 use kube::{Api, Client};
+use parking_lot::Mutex;
 
 use self::plan::{CONTROLLER, Changes, Input, MANAGED_BY, NodeInfo, SERVICE_NAME};
 use crate::context::{Context, Task};
@@ -26,8 +28,6 @@ const BY_SERVICE: &str = "service";
 enum SyncError {
     #[error("the cache does not show our last writes yet")]
     Stale,
-    #[error("nodes of pods {0:?} are not known yet")]
-    UnknownNodes(Vec<String>),
     #[error(transparent)]
     Api(#[from] kube::Error),
 }
@@ -45,6 +45,7 @@ pub(crate) fn start(ctx: &Context) -> anyhow::Result<Task> {
         queue: WorkQueue::new("endpoint_slice"),
         freshness: Freshness::default(),
         triggers: TriggerTimes::default(),
+        waiting: Mutex::default(),
         max_endpoints: ctx.options.max_endpoints_per_slice,
         batch: ctx.options.endpointslice_updates_batch_period,
     });
@@ -70,6 +71,8 @@ struct Controller {
     queue: Arc<WorkQueue<String>>,
     freshness: Freshness,
     triggers: TriggerTimes,
+    /// Services some of whose pods are on nodes that are not known yet.
+    waiting: Mutex<HashSet<String>>,
     max_endpoints: usize,
     batch: Duration,
 }
@@ -94,6 +97,17 @@ impl Controller {
         });
         let c = self.clone();
         self.slices.on_event(move |event| c.on_slice(event));
+        let c = self.clone();
+        self.nodes.on_event(move |event: &Event<Node>| {
+            if let Event::Added(_) = event {
+                let waiting = std::mem::take(&mut *c.waiting.lock());
+                waiting.into_iter().for_each(|key| c.queue.add(key));
+            }
+        });
+    }
+
+    fn knows_node_of(&self, pod: &Pod) -> bool {
+        self.nodes.get("", crate::shared::pods::node_name(pod)).is_some()
     }
 
     /// Somebody else changed or deleted a slice of ours.
@@ -153,7 +167,15 @@ impl Controller {
             self.events.warning(&reference(&*service), "FailedToUpdateEndpointSlices", message);
             return Err(error.into());
         }
-        if unknown.is_empty() { Ok(()) } else { Err(SyncError::UnknownNodes(unknown)) }
+        if !unknown.is_empty() {
+            tracing::debug!(service = key, pods = ?unknown, "left out until their nodes are known");
+            self.waiting.lock().insert(key.to_owned());
+            // The node may have come between the look and the note.
+            if pods.iter().filter(|p| unknown.iter().any(|u| u == p.name_str())).any(|p| self.knows_node_of(p)) {
+                self.queue.add(key.to_owned());
+            }
+        }
+        Ok(())
     }
 
     async fn write(
