@@ -6,14 +6,17 @@ mod cgroups;
 pub mod config;
 mod events;
 mod eviction;
+mod health;
 mod images;
 pub mod node;
 pub mod pods;
 mod probes;
 mod quantity;
 pub mod runtime;
+mod server;
 mod shared;
 mod start;
+pub mod stats;
 mod volumes;
 
 pub use config::{Config, Options};

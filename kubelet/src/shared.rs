@@ -14,6 +14,7 @@ use crate::pods::services::Services;
 use crate::pods::status_manager::StatusManager;
 use crate::runtime::pleg::Pleg;
 use crate::runtime::{Runtime, RuntimeInfo};
+use crate::stats::Stats;
 use crate::volumes::objects::ObjectStore;
 use crate::volumes::tokens::Tokens;
 
@@ -31,6 +32,8 @@ pub struct Kubelet {
     pub node: NodeState,
     /// The apiserver, when there is one.
     pub client: Option<kube::Client>,
+    /// Resource usage.
+    pub stats: Stats,
     pub(crate) cgroups: Arc<Cgroups>,
     pub(crate) images: ImageManager,
     pub(crate) objects: Arc<ObjectStore>,

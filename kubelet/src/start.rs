@@ -18,7 +18,7 @@ use crate::runtime::{Runtime, RuntimeInfo, pleg, resources};
 use crate::shared::Kubelet;
 use crate::volumes::objects::ObjectStore;
 use crate::volumes::tokens::Tokens;
-use crate::{eviction, images, quantity};
+use crate::{eviction, health, images, quantity, server};
 
 /// How long the runtime may take to come up.
 const RUNTIME_PATIENCE: Duration = Duration::from_secs(120);
@@ -46,8 +46,12 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> anyhow::Resul
     let kubelet = assemble(config, cgroups, client, runtime, runtime_info, shutdown.clone());
     prepare_cgroups(&kubelet)?;
     kubelet.events.node(false, "Starting", "Starting kubelet.");
+    let health_port = health::bind(&kubelet).await?;
     let tasks = spawn(&kubelet, &shutdown);
-    shutdown.cancelled().await;
+    if let Some(listener) = health_port {
+        tasks.spawn(health::serve(kubelet.clone(), listener, shutdown.clone()));
+    }
+    server::serve(&kubelet, &shutdown).await?;
     tasks.close();
     let _ = tokio::time::timeout(Duration::from_secs(5), tasks.wait()).await;
     Ok(())
@@ -122,6 +126,7 @@ fn assemble(
             pods: PodManager::default(),
             status: status_manager::StatusManager::default(),
             pleg: Arc::default(),
+            stats: crate::stats::Stats::default(),
             config,
             runtime,
             runtime_info,

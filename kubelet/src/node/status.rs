@@ -87,6 +87,7 @@ pub(crate) async fn run(
         () = register(&kubelet, &api) => {}
         () = shutdown.cancelled() => return,
     }
+    kubelet.pods.look_at_static();
     let mut reported = Instant::now() - kubelet.config.file.node_status_report_frequency.0;
     let mut failing = false;
     loop {

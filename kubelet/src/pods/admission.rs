@@ -12,6 +12,35 @@ pub(crate) struct Capacity<'a> {
     pub(crate) resources: Vec<(&'a str, i64, i64)>,
     pub(crate) pods: (i64, i64),
     pub(crate) node: Option<&'a Node>,
+    pub(crate) allowed_sysctls: &'a [String],
+}
+
+/// Namespaced and without effect on other pods.
+const SAFE_SYSCTLS: &[&str] = &[
+    "kernel.shm_rmid_forced",
+    "net.ipv4.ip_local_port_range",
+    "net.ipv4.tcp_syncookies",
+    "net.ipv4.ping_group_range",
+    "net.ipv4.ip_unprivileged_port_start",
+    "net.ipv4.ip_local_reserved_ports",
+    "net.ipv4.tcp_keepalive_time",
+    "net.ipv4.tcp_fin_timeout",
+    "net.ipv4.tcp_keepalive_intvl",
+    "net.ipv4.tcp_keepalive_probes",
+    "net.ipv4.tcp_rmem",
+    "net.ipv4.tcp_wmem",
+];
+
+/// A sysctl of a namespace that the pod has for itself, safe or allowed by the configuration.
+fn sysctl_allowed(spec: &PodSpec, name: &str, allowed: &[String]) -> bool {
+    let name = name.replace('/', ".");
+    let shares_host = (name.starts_with("net.") && spec.host_network == Some(true))
+        || (name.starts_with("kernel.") && spec.host_ipc == Some(true));
+    let listed = allowed.iter().any(|pattern| match pattern.strip_suffix('*') {
+        Some(prefix) => name.starts_with(prefix),
+        None => *pattern == name,
+    });
+    !shares_host && (SAFE_SYSCTLS.contains(&name.as_str()) || listed)
 }
 
 /// Checks a pod that is new on this node.
@@ -40,7 +69,12 @@ pub(crate) fn admit(kubelet: &Kubelet, pod: &Pod) -> Result<(), (String, String)
         .collect();
     let count = i64::try_from(others.len()).unwrap_or(i64::MAX);
     let node = kubelet.node.object();
-    let capacity = Capacity { resources, pods: (kubelet.config.file.max_pods, count), node: node.as_deref() };
+    let capacity = Capacity {
+        resources,
+        pods: (kubelet.config.file.max_pods, count),
+        node: node.as_deref(),
+        allowed_sysctls: &kubelet.config.file.allowed_unsafe_sysctls,
+    };
     check(pod, &capacity)
 }
 
@@ -50,6 +84,12 @@ fn check(pod: &Pod, capacity: &Capacity<'_>) -> Result<(), (String, String)> {
     if let Some(os) = spec.os.as_ref().filter(|os| os.name != "linux") {
         let message = format!("Failed to admit pod as the OS field doesn't match node OS: {}", os.name);
         return Err(("PodOSNotSupported".into(), message));
+    }
+    for sysctl in spec.security_context.iter().flat_map(|context| context.sysctls.iter().flatten()) {
+        if !sysctl_allowed(spec, &sysctl.name, capacity.allowed_sysctls) {
+            let message = format!("forbidden sysctl: {:?} not allowlisted", sysctl.name);
+            return Err(("SysctlForbidden".into(), message));
+        }
     }
     let (allowed, running) = capacity.pods;
     if running + 1 > allowed {
@@ -112,7 +152,8 @@ mod tests {
         };
         let spec = PodSpec { containers: vec![container], ..Default::default() };
         let pod = Pod { spec: Some(spec), ..Default::default() };
-        let capacity = |used, pods| Capacity { resources: vec![("cpu", 1000, used)], pods, node: None };
+        let capacity =
+            |used, pods| Capacity { resources: vec![("cpu", 1000, used)], pods, node: None, allowed_sysctls: &[] };
         assert!(check(&pod, &capacity(400, (110, 0))).is_ok());
         let (reason, message) = check(&pod, &capacity(500, (110, 0))).expect_err("full");
         assert_eq!(reason, "OutOfcpu");

@@ -182,6 +182,10 @@ impl PodManager {
             let entries = register.entries.values().filter(|entry| full_name(&entry.pod.read()) == name);
             entries.for_each(|entry| entry.mailbox.look());
         } else if let Some(entry) = register.entries.get(spec::uid(pod)) {
+            // A forced deletion tells its grace with the last version of the object.
+            if pod.metadata.deletion_timestamp.is_some() {
+                entry.mailbox.update(Arc::new(pod.clone()));
+            }
             entry.mailbox.remove();
         }
     }
@@ -200,6 +204,13 @@ impl PodManager {
         }
         pods.into_iter().for_each(|pod| self.upsert(pod));
         self.register.write().api_synced = true;
+        self.look_at_static();
+    }
+
+    /// Wakes the workers of static pods: their mirrors may be made now.
+    pub(crate) fn look_at_static(&self) {
+        let register = self.register.read();
+        register.entries.values().filter(|entry| spec::is_static(&entry.pod.read())).for_each(|e| e.mailbox.look());
     }
 
     /// The static pods are exactly these.

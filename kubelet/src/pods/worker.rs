@@ -116,12 +116,20 @@ impl Worker {
         let entry = self.entry.clone();
         let mut wish = first;
         loop {
-            self.pod = entry.mailbox.read().pod;
+            let mail = entry.mailbox.read();
+            self.pod = mail.pod;
+            wish.grace = mail.terminate.and_then(|terminate| terminate.grace).or(wish.grace);
             if self.verdict.is_none() {
                 self.verdict = wish.verdict.clone();
             }
             self.probes.stop_for_termination();
-            match self.terminate_step(&wish).await {
+            let grace = wish.grace.unwrap_or_else(|| spec::grace(&self.pod));
+            let outcome = tokio::select! {
+                outcome = self.terminate_step(&wish) => outcome,
+                // Less time than was promised: begin anew with what is left of it.
+                () = shorter_grace(&entry, grace) => continue,
+            };
+            match outcome {
                 Ok(()) => break,
                 Err(error) => {
                     let message = format!("error killing pod: {error}");
@@ -129,7 +137,6 @@ impl Worker {
                     tokio::time::sleep(RETRY).await;
                 }
             }
-            wish = entry.mailbox.read().terminate.unwrap_or(wish);
         }
         self.probes.stop();
     }
@@ -211,4 +218,16 @@ fn adopt_foreign_conditions(previous: &mut PodStatus, pod: &Pod) {
         }
     }
     previous.conditions = Some(conditions);
+}
+
+/// Returns when the pod shall end sooner than `promised`.
+async fn shorter_grace(entry: &Entry, promised: i64) {
+    loop {
+        entry.mailbox.woken().await;
+        let mail = entry.mailbox.read();
+        let now = mail.terminate.and_then(|terminate| terminate.grace).unwrap_or_else(|| spec::grace(&mail.pod));
+        if now < promised {
+            return;
+        }
+    }
 }

@@ -11,7 +11,7 @@ use super::auth::Auth;
 use super::lookup::Refusal;
 use super::query::Query;
 use super::routes::{Route, route};
-use super::{lists, logs, streams};
+use super::{lists, logs, streams, system_logs, usage};
 use crate::shared::Kubelet;
 
 /// What a port lets through.
@@ -75,7 +75,23 @@ fn metrics(bytes: Vec<u8>) -> Response<Body> {
     response
 }
 
+/// What the probes count, which is kept apart from the kubelet's other metrics.
+fn probe_metrics() -> Result<Response<Body>, Refusal> {
+    let families = common::telemetry::registry().gather().into_iter();
+    let families: Vec<_> = families.filter(|family| family.name().starts_with("prober_")).collect();
+    let mut text = Vec::new();
+    let encoded = prometheus::Encoder::encode(&prometheus::TextEncoder::new(), &families, &mut text);
+    encoded.map_err(|error| Refusal::internal(error.to_string()))?;
+    Ok(metrics(text))
+}
+
 impl Server {
+    async fn snapshot(&self) -> Result<usage::Snapshot, Refusal> {
+        usage::take(&self.shared.kubelet)
+            .await
+            .map_err(|error| Refusal::internal(format!("failed to get usage from the container runtime: {error}")))
+    }
+
     async fn answer(&self, route: Route, request: Request<Incoming>) -> Result<Response<Body>, Refusal> {
         let kubelet = &self.shared.kubelet;
         let file = &kubelet.config.file;
@@ -101,8 +117,25 @@ impl Server {
                 streams::port_forward(kubelet, request, (&namespace, &pod, uid.as_deref()), &query).await
             }
             Route::Run(target) => streams::run(kubelet, &target, &query).await,
+            Route::Summary => {
+                let snapshot = self.snapshot().await?;
+                Ok(json(StatusCode::OK, &usage::summary(kubelet, &snapshot, query.flag("only_cpu_and_memory"))))
+            }
+            Route::ResourceMetrics => Ok(metrics(usage::resource_text(self.snapshot().await.ok().as_ref()))),
+            Route::CadvisorMetrics => Ok(metrics(usage::cadvisor_text(kubelet, &self.snapshot().await?))),
+            Route::ProbeMetrics => probe_metrics(),
+            Route::SystemLogs(_) if !file.enable_system_log_handler => {
+                Ok(text(StatusCode::METHOD_NOT_ALLOWED, "logs endpoint is disabled.\n"))
+            }
+            Route::SystemLogs(_) if file.enable_system_log_query && query.get("query").is_some() => {
+                Ok(text(StatusCode::NOT_IMPLEMENTED, "node log query is not supported by this kubelet\n"))
+            }
+            Route::SystemLogs(path) => system_logs::serve(&path).await,
+            Route::Checkpoint => {
+                Ok(text(StatusCode::NOT_IMPLEMENTED, "checkpointing containers is not supported by this kubelet\n"))
+            }
             Route::WrongMethod => Ok(text(StatusCode::METHOD_NOT_ALLOWED, "405: Method Not Allowed")),
-            _ => Ok(not_found()),
+            Route::NotFound => Ok(not_found()),
         }
     }
 }

@@ -11,6 +11,8 @@ mod lookup;
 mod query;
 mod routes;
 mod streams;
+mod system_logs;
 mod tunnel;
+mod usage;
 
 pub(crate) use listen::serve;
