@@ -553,7 +553,9 @@ fn parse_runtime_config(values: &[String]) -> Result<Vec<(String, bool)>, String
             let (key, value) = pair.split_once('=').unwrap_or((pair, "true"));
             let on = if value.is_empty() { Ok(true) } else { flags::parse_go_bool(value) };
             let on = on.map_err(|_| format!("invalid value of {key}={value} in --runtime-config"))?;
-            Ok((key.trim_start_matches("api/v1").is_empty().then(|| "v1".to_owned()).unwrap_or(key.to_owned()), on))
+            // Core's group version is called api/v1 here.
+            let key = if key == "api/v1" { "v1" } else { key };
+            Ok((key.to_owned(), on))
         })
         .collect()
 }

@@ -15,6 +15,9 @@ use super::{
 };
 use crate::{authn::User, resources::field::go_quote};
 
+/// Sees each binding that applies, the subject key it applies by, and its rules; false ends the visit.
+type Visitor<'v> = dyn FnMut(&Binding, &str, Result<&Arc<Vec<Rule>>, String>) -> bool + 'v;
+
 /// The RBAC resources that the authorizer follows.
 pub const RESOURCES: [&str; 4] = ["clusterroles", "roles", "clusterrolebindings", "rolebindings"];
 
@@ -224,12 +227,7 @@ impl State {
     }
 
     /// Calls `visitor` with the rules of each binding that applies, until it returns false.
-    fn visit(
-        &self,
-        user: &User,
-        namespace: &str,
-        visitor: &mut dyn FnMut(&Binding, &str, Result<&Arc<Vec<Rule>>, String>) -> bool,
-    ) {
+    fn visit(&self, user: &User, namespace: &str, visitor: &mut Visitor<'_>) {
         let keys: Vec<String> =
             std::iter::once(format!("u:{}", user.name)).chain(user.groups.iter().map(|g| format!("g:{g}"))).collect();
         let scopes = if namespace.is_empty() { &[""][..] } else { &["", namespace][..] };

@@ -94,12 +94,7 @@ impl ListOptions {
     fn watch_errors(&self) -> Vec<StatusCause> {
         let mut causes = Vec::new();
         if self.send_initial_events.is_some() {
-            if self.version_match.is_empty() {
-                causes.push(forbidden(
-                    "resourceVersionMatch",
-                    "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
-                ));
-            } else if self.version_match != "NotOlderThan" {
+            if self.version_match != "NotOlderThan" {
                 causes.push(forbidden(
                     "resourceVersionMatch",
                     "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",

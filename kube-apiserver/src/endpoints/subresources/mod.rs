@@ -28,7 +28,7 @@ use crate::{
 pub async fn serve(call: &Call, target: Target<'_>, body: Incoming) -> ApiResult<Response<Body>> {
     let Some(sub) = target.sub else { return Ok(not_served()) };
     let verb = call.info.verb.as_str();
-    if !sub.allows(verb) && !(sub.name == "proxy") {
+    if !sub.allows(verb) && sub.name != "proxy" {
         return Err(ApiError::method_not_allowed());
     }
     match (sub.name, verb) {
