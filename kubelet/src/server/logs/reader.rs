@@ -56,14 +56,14 @@ struct Pump {
 
 impl Pump {
     async fn once(&mut self) -> io::Result<()> {
-        if self.to_end().await?.is_ok() {
+        if self.read_to_end().await?.is_ok() {
             self.last_line().await;
         }
         Ok(())
     }
 
     /// Reads and sends up to the end of the file.
-    async fn to_end(&mut self) -> io::Result<Result<(), Finished>> {
+    async fn read_to_end(&mut self) -> io::Result<Result<(), Finished>> {
         if self.writer.done() {
             return Ok(Err(Finished));
         }
@@ -106,7 +106,7 @@ impl Pump {
         let mut replaced = false;
         let mut ask_at = tokio::time::Instant::now();
         loop {
-            if self.to_end().await?.is_err() {
+            if self.read_to_end().await?.is_err() {
                 return Ok(());
             }
             if replaced {

@@ -71,7 +71,7 @@ impl Reading {
         }
     }
 
-    async fn to_end(mut self) -> String {
+    async fn rest(mut self) -> String {
         while let Some(piece) = tokio::time::timeout(Duration::from_secs(30), self.receiver.recv()).await.unwrap() {
             self.text.push_str(std::str::from_utf8(&piece.unwrap()).unwrap());
         }
@@ -88,11 +88,11 @@ async fn reads_all_or_the_tail() {
     let fixture = Fixture::new(&["a", "b", "c"]);
     for (tail, want) in [(None, "a\nb\nc\n"), (Some(2), "b\nc\n"), (Some(0), ""), (Some(7), "a\nb\nc\n")] {
         let (reading, _) = fixture.start(LogOptions { tail, ..LogOptions::default() }).await;
-        assert_eq!(reading.to_end().await, want);
+        assert_eq!(reading.rest().await, want);
     }
     fixture.write("unfinished");
     let (reading, _) = fixture.start(LogOptions::default()).await;
-    assert_eq!(reading.to_end().await, "a\nb\nc\nunfinished");
+    assert_eq!(reading.rest().await, "a\nb\nc\nunfinished");
 }
 
 #[tokio::test]
@@ -101,7 +101,7 @@ async fn long_logs_pass_in_pieces() {
     let text: String = (0..20_000).map(|number| format!("line {number}\n")).collect();
     fixture.write(&text);
     let (reading, _) = fixture.start(LogOptions::default()).await;
-    assert!(reading.to_end().await == text);
+    assert!(reading.rest().await == text);
 }
 
 #[tokio::test]
@@ -113,7 +113,7 @@ async fn follows_until_the_container_ends() {
     reading.until("c\n").await;
     fixture.write("d\n");
     fixture.running.store(false, Ordering::SeqCst);
-    assert_eq!(reading.to_end().await, "b\nc\nd\n");
+    assert_eq!(reading.rest().await, "b\nc\nd\n");
 }
 
 #[tokio::test]
@@ -130,7 +130,7 @@ async fn follows_across_rotations() {
         reading.until(new).await;
     }
     fixture.running.store(false, Ordering::SeqCst);
-    assert_eq!(reading.to_end().await, "a\nb\nc\nd\ne\n");
+    assert_eq!(reading.rest().await, "a\nb\nc\nd\ne\n");
 }
 
 #[tokio::test]
@@ -151,12 +151,12 @@ async fn a_follow_ends_with_its_client_and_with_the_kubelet() {
     tokio::time::timeout(Duration::from_secs(30), task).await.unwrap().unwrap();
     let (reading, _) = fixture.start(following()).await;
     fixture.shutdown.cancel();
-    assert_eq!(reading.to_end().await, "a\n");
+    assert_eq!(reading.rest().await, "a\n");
 }
 
 #[tokio::test]
 async fn a_limit_ends_a_follow() {
     let fixture = Fixture::new(&["a", "b"]);
     let (reading, _) = fixture.start(LogOptions { limit: Some(3), ..following() }).await;
-    assert_eq!(reading.to_end().await, "a\nb");
+    assert_eq!(reading.rest().await, "a\nb");
 }
