@@ -62,27 +62,40 @@ fn check_name(object: &Value) -> ApiResult<()> {
 
 async fn create_once(call: &Call, target: Target<'_>, object: Value, options: &WriteOptions) -> ApiResult<Value> {
     let strategy = target.store.strategy;
-    let context = write::context(call, target);
+    let now = write::context(call, target).now;
     let mut object = convert::to_stored(target, object);
     write::ensure_metadata(&mut object);
-    metadata::fill_system_fields(&mut object, context.now);
+    metadata::fill_system_fields(&mut object, now);
     let name = write::name_of(&object).to_owned();
     strategy.default(&mut object);
     let request = write::attributes(call, target, Operation::Create, &name, None, options.dry_run);
     call.admission.admit(&request, &mut object).await?;
-    strategy.prepare_create(&mut object, &context);
+    let mut allocation = hooks::Allocation::for_create(call, target, &mut object, options.dry_run).await?;
+    let result = check_and_store(call, target, &name, object, options).await;
+    allocation.settle(call, result.is_ok()).await;
+    result
+}
+
+/// The part that may fail after addresses and ports are allocated.
+async fn check_and_store(
+    call: &Call,
+    target: Target<'_>,
+    name: &str,
+    mut object: Value,
+    options: &WriteOptions,
+) -> ApiResult<Value> {
+    let strategy = target.store.strategy;
+    strategy.prepare_create(&mut object, &write::context(call, target));
     super::subresources::rbac_guard(call, target, &object, None)?;
     let errors = strategy.validate_create(&object);
     if !errors.is_empty() {
         let resource = target.store.resource;
-        return Err(ApiError::invalid_fields(resource.group, resource.kind, &name, errors));
+        return Err(ApiError::invalid_fields(resource.group, resource.kind, name, errors));
     }
     strategy.warnings(&object, None).into_iter().for_each(|w| call.warn(w));
+    let request = write::attributes(call, target, Operation::Create, name, None, options.dry_run);
     call.admission.validate(&request, Some(&object)).await?;
-    let mut allocation = hooks::Allocation::for_create(call, target, &mut object, options.dry_run).await?;
-    let result = store(call, target, &name, object, options).await;
-    allocation.settle(call, result.is_ok()).await;
-    result
+    store(call, target, name, object, options).await
 }
 
 async fn store(call: &Call, target: Target<'_>, name: &str, object: Value, options: &WriteOptions) -> ApiResult<Value> {

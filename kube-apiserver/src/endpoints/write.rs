@@ -128,6 +128,7 @@ pub async fn prepare_update(
     let name = call.info.name.as_str();
     let request = attributes(call, target, Operation::Update, name, Some(&current.object), dry_run);
     call.admission.admit(&request, &mut new).await?;
+    *allocation = Allocation::for_update(call, target, &mut new, &current.object, dry_run).await?;
     let context = context(call, target);
     strategy.prepare_update(&mut new, &current.object, sub, &context);
     super::subresources::rbac_guard(call, target, &new, Some(&current.object))?;
@@ -137,7 +138,6 @@ pub async fn prepare_update(
     }
     strategy.warnings(&new, Some(&current.object)).into_iter().for_each(|w| call.warn(w));
     call.admission.validate(&request, Some(&new)).await?;
-    *allocation = Allocation::for_update(call, target, &mut new, &current.object, dry_run).await?;
     Ok(new)
 }
 
