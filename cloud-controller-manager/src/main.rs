@@ -1,2 +1,11 @@
-//! The cloud controller manager, with a provider for bare machines.
-fn main() {}
+//! cloud-controller-manager: parse, set up logging, run.
+
+use std::process::ExitCode;
+
+use cloud_controller_manager::Options;
+
+fn main() -> ExitCode {
+    let options: Options = common::config::parse();
+    common::telemetry::init(&options.logging);
+    common::runtime::block_on_main(2, |shutdown| cloud_controller_manager::run(options, shutdown))
+}

@@ -1,0 +1,32 @@
+//! What every controller is built from: the provider, shared informers, a client, events, options.
+
+use std::sync::Arc;
+
+use common::events::Recorder;
+use common::informer::Factory;
+use futures::future::BoxFuture;
+use kube::Client;
+use tokio_util::sync::CancellationToken;
+
+use crate::options::Options;
+use crate::provider::CloudProvider;
+
+/// A controller that is set up (informers requested, handlers registered) and runs when polled,
+/// after the shared caches are in sync.
+pub(crate) type Task = BoxFuture<'static, ()>;
+
+/// Handed to each controller's `start`.
+pub(crate) struct Context {
+    /// The cloud.
+    pub(crate) provider: Arc<dyn CloudProvider>,
+    /// The one informer per type that all controllers share.
+    pub(crate) factory: Arc<Factory>,
+    /// The daemon's client.
+    pub(crate) client: Client,
+    /// Makes events; every controller records under its own name with `for_component`.
+    pub(crate) recorder: Recorder,
+    /// The flags.
+    pub(crate) options: Arc<Options>,
+    /// Ends everything.
+    pub(crate) shutdown: CancellationToken,
+}

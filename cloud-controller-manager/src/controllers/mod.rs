@@ -1,0 +1,2 @@
+//! The control loops.
+pub(crate) mod service;

@@ -1,0 +1,60 @@
+//! Every controller under its upstream name, and which of them `--controllers` asks for.
+
+use crate::context::{Context, Task};
+use crate::controllers::service;
+
+/// Requests informers, registers handlers; what it returns runs once the caches are in sync. None: the provider
+/// lacks that part, which the controller has said in the log.
+pub(crate) type Start = fn(&Context) -> anyhow::Result<Option<Task>>;
+
+/// One line of the table.
+pub(crate) struct Descriptor {
+    pub(crate) name: &'static str,
+    /// Its name in older releases, which metrics still carry.
+    pub(crate) alias: &'static str,
+    pub(crate) start: Start,
+}
+
+/// All of upstream's; all are on by default.
+pub(crate) static CONTROLLERS: &[Descriptor] =
+    &[Descriptor { name: "service-lb-controller", alias: "service", start: service::start }];
+
+/// The controllers that `--controllers` asks for. A name nobody knows is an error.
+pub(crate) fn enabled(requested: &[String]) -> anyhow::Result<Vec<&'static Descriptor>> {
+    let mut star = false;
+    let (mut wanted, mut refused) = (Vec::new(), Vec::new());
+    for item in requested.iter().map(|item| item.trim()) {
+        if item == "*" {
+            star = true;
+            continue;
+        }
+        let (name, list) = match item.strip_prefix('-') {
+            Some(name) => (name, &mut refused),
+            None => (item, &mut wanted),
+        };
+        let descriptor = CONTROLLERS.iter().find(|d| d.name == name || d.alias == name);
+        let descriptor =
+            descriptor.ok_or_else(|| anyhow::anyhow!("{name:?} is not in the list of known controllers"))?;
+        list.push(descriptor.name);
+    }
+    // As upstream: a name that is asked for wins over one that is refused.
+    let is_on = |d: &&Descriptor| wanted.contains(&d.name) || (star && !refused.contains(&d.name));
+    Ok(CONTROLLERS.iter().filter(is_on).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn selection() {
+        let names = |flag: &str| {
+            let items: Vec<String> = flag.split(',').map(str::to_owned).collect();
+            enabled(&items).map(|l| l.into_iter().map(|d| d.name).collect::<Vec<_>>()).map_err(|e| e.to_string())
+        };
+        assert_eq!(names("*").unwrap().len(), 4);
+        assert_eq!(names("service").unwrap(), ["service-lb-controller"]);
+        assert!(names("*,-service,service-lb-controller").unwrap().contains(&"service-lb-controller"));
+        assert_eq!(names("*,-nope").unwrap_err(), "\"nope\" is not in the list of known controllers");
+    }
+}
