@@ -25,11 +25,11 @@ impl Worker {
     ) -> Result<(), Waiting> {
         let outcome = self.try_start_container(container, sandbox, last).await;
         if let Err(why) = &outcome
-            && !matches!(why.reason.as_str(), "ImagePullBackOff" | "PostStartHookError")
+            && why.reason != "PostStartHookError"
         {
             let text = match why.reason.as_str() {
                 // The pull's own event has the details.
-                "ErrImagePull" => &why.reason,
+                "ErrImagePull" | "ImagePullBackOff" | "ErrImageNeverPull" => &why.reason,
                 _ if why.message.is_empty() => &why.reason,
                 _ => &why.message,
             };

@@ -37,7 +37,9 @@ impl Worker {
         }
         let deadline = self.deadline_left(&status);
         if deadline.is_some_and(|left| left.is_zero()) {
-            self.end("DeadlineExceeded", "Pod was active on the node longer than the specified deadline".into());
+            let message = "Pod was active on the node longer than the specified deadline";
+            kubelet.events.pod(&self.pod, false, "DeadlineExceeded", message);
+            self.end("DeadlineExceeded", message.into());
             return Ok(Next::Over);
         }
         if !self.admitted {

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use k8s_openapi::api::core::v1::{Pod, Volume};
 
+use super::ownership::Access;
 use super::payload::{self, Files, Source};
 use super::{Mounted, VolumeError, atomic, empty_dir, host_path, ownership};
 use crate::pods::spec;
@@ -69,7 +70,7 @@ async fn mount(kubelet: &Kubelet, source: &Source<'_>, volume: &Volume) -> Resul
         let capacity = kubelet.node.machine.memory_bytes;
         return blocking(move || {
             empty_dir::set_up(&path, &empty, capacity)?;
-            ownership::apply(&path, fs_group)?;
+            ownership::apply(&path, fs_group, Access::Write)?;
             Ok(Mounted { path, read_only: false })
         })
         .await;
@@ -87,7 +88,7 @@ async fn mount(kubelet: &Kubelet, source: &Source<'_>, volume: &Volume) -> Resul
         empty_dir::set_up_payload(&path, memory)?;
         let changed = atomic::write(&path, &files).map_err(|error| format!("writing {}: {error}", path.display()))?;
         if changed {
-            ownership::apply(&path, fs_group)?;
+            ownership::apply(&path, fs_group, Access::Read)?;
         }
         Ok(Mounted { path, read_only: true })
     })
