@@ -1,7 +1,7 @@
 //! Every controller under its upstream name, and which of them `--controllers` asks for.
 
 use crate::context::{Context, Task};
-use crate::controllers::service;
+use crate::controllers::{node, node_lifecycle, route, service};
 
 /// Requests informers, registers handlers; what it returns runs once the caches are in sync. None: the provider
 /// lacks that part, which the controller has said in the log.
@@ -16,8 +16,12 @@ pub(crate) struct Descriptor {
 }
 
 /// All of upstream's; all are on by default.
-pub(crate) static CONTROLLERS: &[Descriptor] =
-    &[Descriptor { name: "service-lb-controller", alias: "service", start: service::start }];
+pub(crate) static CONTROLLERS: &[Descriptor] = &[
+    Descriptor { name: "cloud-node-controller", alias: "cloud-node", start: node::start },
+    Descriptor { name: "cloud-node-lifecycle-controller", alias: "cloud-node-lifecycle", start: node_lifecycle::start },
+    Descriptor { name: "service-lb-controller", alias: "service", start: service::start },
+    Descriptor { name: "node-route-controller", alias: "route", start: route::start },
+];
 
 /// The controllers that `--controllers` asks for. A name nobody knows is an error.
 pub(crate) fn enabled(requested: &[String]) -> anyhow::Result<Vec<&'static Descriptor>> {
@@ -54,6 +58,7 @@ mod tests {
         };
         assert_eq!(names("*").unwrap().len(), 4);
         assert_eq!(names("service").unwrap(), ["service-lb-controller"]);
+        assert!(!names("*,-cloud-node").unwrap().contains(&"cloud-node-controller"));
         assert!(names("*,-service,service-lb-controller").unwrap().contains(&"service-lb-controller"));
         assert_eq!(names("*,-nope").unwrap_err(), "\"nope\" is not in the list of known controllers");
     }

@@ -5,6 +5,8 @@
 mod decide;
 mod hosts;
 mod sync;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
