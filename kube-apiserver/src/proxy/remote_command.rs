@@ -11,7 +11,10 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use tokio::sync::Mutex;
-use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::{
+    Message, Utf8Bytes,
+    protocol::{CloseFrame, frame::coding::CloseCode},
+};
 
 use super::{
     location::Location,
@@ -168,7 +171,12 @@ async fn translate(socket: Socket, mut streams: Streams) {
     };
     // The command is over when all its output has been passed on; a client that leaves ends it.
     tokio::select! { () = inward => {}, () = everything => {} }
-    let _ = sink.lock().await.close().await;
+    // Without the status code of a normal end, clients report an abnormal one.
+    let normal = CloseFrame { code: CloseCode::Normal, reason: Utf8Bytes::default() };
+    let mut sink = sink.lock().await;
+    if sink.send(Message::Close(Some(normal))).await.is_ok() {
+        let _ = sink.close().await;
+    }
 }
 
 #[cfg(test)]
