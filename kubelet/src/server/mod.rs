@@ -13,6 +13,8 @@ mod routes;
 mod streams;
 mod system_logs;
 mod tunnel;
+#[cfg(test)]
+mod tunnel_tests;
 mod usage;
 
 pub(crate) use listen::serve;

@@ -43,11 +43,13 @@ fn parse(table: &str) -> Vec<Interface> {
         let four = |from: usize| <[u64; 4]>::try_from(counters.get(from..from + 4)?).ok();
         Some(Interface { name: name.trim().to_owned(), received: four(0)?, sent: four(8)? })
     });
-    // Loopback is nobody's traffic, tunnel devices of an empty namespace are noise.
+    // Loopback is nobody's traffic, veths are the pods' own, tunnel devices of an empty namespace are noise.
     interfaces
         .filter(|interface| {
             interface.name != "lo"
-                && !["tunl", "gre", "sit", "ip6", "erspan"].iter().any(|prefix| interface.name.starts_with(prefix))
+                && !["veth", "tunl", "gre", "sit", "ip6", "erspan"]
+                    .iter()
+                    .any(|prefix| interface.name.starts_with(prefix))
         })
         .collect()
 }
