@@ -11,6 +11,7 @@ mod registry;
 mod testing;
 
 use std::future::Future;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -52,9 +53,15 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> anyhow::Resul
         let ctx = Context { provider, factory, client, recorder, options, shutdown: lead };
         lead_controllers(&ctx, &enabled).await
     });
+    let mut leading = pin!(leading);
     let result = tokio::select! {
-        result = leading => result,
-        served = server => served.context("the server of the secure port ended")?,
+        result = &mut leading => result,
+        served = server => match served.context("the server of the secure port ended") {
+            // At shutdown the server is often the first to end; the lease still has to be released.
+            Ok(Ok(())) if stop.is_cancelled() => leading.await,
+            Ok(served) => served,
+            Err(error) => Err(error),
+        },
     };
     stop.cancel();
     result
