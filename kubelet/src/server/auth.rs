@@ -98,3 +98,49 @@ impl Auth {
         self.reviews.authenticate(&HeaderMap::new(), peer).await
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    fn auth(flags: &[&str]) -> anyhow::Result<Auth> {
+        let all = ["kubelet", "--hostname-override=n", "--fail-swap-on=false"].into_iter().chain(flags.iter().copied());
+        let config = Config::complete(&crate::Options::try_parse_from(all).unwrap()).unwrap();
+        Auth::new(&config, None)
+    }
+
+    async fn get_pods(auth: &Auth, token: Option<&str>) -> u16 {
+        let peer = Peer { addr: ([127, 0, 0, 1], 1).into(), certificate: None };
+        let mut headers = HeaderMap::new();
+        if let Some(token) = token {
+            headers.insert(header::AUTHORIZATION, format!("Bearer {token}").parse().unwrap());
+        }
+        match auth.check(&Method::GET, "/pods", &headers, &peer).await {
+            Ok(()) => 200,
+            Err(refused) => refused.status().as_u16(),
+        }
+    }
+
+    #[tokio::test]
+    async fn webhooks_need_a_server() {
+        for (flags, word) in
+            [(&[][..], "webhook authentication"), (&["--authentication-token-webhook=false"], "webhook authorization")]
+        {
+            let error = auth(flags).err().map(|error| error.to_string()).unwrap_or_default();
+            assert!(error.contains(word), "{error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn strangers_need_leave() {
+        let flags = ["--authentication-token-webhook=false", "--authorization-mode=AlwaysAllow"];
+        let closed = auth(&flags).unwrap();
+        assert_eq!(get_pods(&closed, None).await, 401);
+        assert_eq!(get_pods(&closed, Some("x")).await, 401);
+        let open = auth(&[flags[0], flags[1], "--anonymous-auth=true"]).unwrap();
+        assert_eq!(get_pods(&open, None).await, 200);
+        assert_eq!(get_pods(&open, Some("x")).await, 200, "without token authentication a token says nothing");
+    }
+}
