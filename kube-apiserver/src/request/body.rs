@@ -1,17 +1,21 @@
 //! Request bodies: read within a limit, decoded into the type that the URL asks for.
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use common::{
     schema::{self, Decoded, Type},
     wire,
 };
-use http_body_util::{BodyExt, Limited};
+use http_body_util::BodyExt;
 use serde_json::Value;
 
 use super::{ApiError, ApiResult, negotiate::Encoding, options::FieldValidation};
 
 /// Upstream's limit of resource request bodies.
 pub const MAX_BODY: usize = 3 * 1024 * 1024;
+/// So much of a larger body is still read (and thrown away), for the client to hear the answer at all.
+const MAX_DRAINED: usize = 4 * MAX_BODY;
+
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Reads a whole body.
 ///
@@ -20,16 +24,25 @@ pub const MAX_BODY: usize = 3 * 1024 * 1024;
 pub async fn read<B>(body: B) -> ApiResult<Bytes>
 where
     B: http_body::Body<Data = Bytes>,
-    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    B::Error: Into<BoxError>,
 {
-    if body.size_hint().lower() > MAX_BODY as u64 {
-        return Err(too_large());
+    let mut body = std::pin::pin!(body);
+    let mut bytes = BytesMut::new();
+    let mut total = 0;
+    while let Some(frame) = body.frame().await {
+        let frame = frame
+            .map_err(|e| ApiError::bad_request(format!("unable to read request body: {}", Into::<BoxError>::into(e))))?;
+        let Ok(data) = frame.into_data() else { continue };
+        total += data.len();
+        if total <= MAX_BODY {
+            bytes.extend_from_slice(&data);
+        } else if total > MAX_DRAINED {
+            break;
+        } else {
+            bytes = BytesMut::new();
+        }
     }
-    match Limited::new(body, MAX_BODY).collect().await {
-        Ok(collected) => Ok(collected.to_bytes()),
-        Err(error) if error.is::<http_body_util::LengthLimitError>() => Err(too_large()),
-        Err(error) => Err(ApiError::bad_request(format!("unable to read request body: {error}"))),
-    }
+    if total > MAX_BODY { Err(too_large()) } else { Ok(bytes.freeze()) }
 }
 
 fn too_large() -> ApiError {

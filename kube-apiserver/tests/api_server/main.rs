@@ -1,0 +1,7 @@
+//! The whole server in-process on the embedded store, over TLS with client certificates, driven by a real client.
+
+mod auth;
+mod bad_input;
+mod objects;
+mod support;
+mod watches;
