@@ -5,7 +5,7 @@ set -uo pipefail
 cd "$(dirname "$0")/.."
 start=$SECONDS
 state=$PWD/_output/test-cluster
-export RUST_BACKTRACE=1
+
 failed=()
 
 step() { printf '\n[test %4ds] %s\n' $((SECONDS - start)) "$1"; }

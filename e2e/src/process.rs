@@ -31,7 +31,9 @@ pub struct Proc {
 fn start_time(pid: i32) -> Option<u64> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
-    if matches!(fields.first(), Some(&"Z" | &"X")) {
+    // A leader turns zombie before its last thread has let go of the process's files and ports.
+    let threads = || std::fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count);
+    if matches!(fields.first(), Some(&"Z" | &"X")) && threads() <= 1 {
         return None;
     }
     fields.get(19)?.parse().ok()

@@ -30,12 +30,11 @@ fn converged(cluster: &Cluster, namespace: &Namespace<'_>) -> Result<()> {
     })?;
     namespace.kubectl(&["rollout", "status", "deployment/guestbook", "--timeout=180s"])?;
     let ip = namespace.field("service/guestbook", "{.spec.clusterIP}")?;
-    let pods =
-        namespace.kubectl(&["get", "pods", "-l", "app=guestbook", "-o", "jsonpath={.items[*].metadata.name}"])?;
-    let pods: Vec<&str> = pods.split_whitespace().collect();
     for worker in cluster.workers() {
         eventually("the service to answer with every pod", || {
             let answers = cluster.answers(&worker.name, &format!("http://{ip}/cgi-bin/whoami"), 30)?;
+            let pods = namespace.field("pods", "{.items[*].metadata.name}")?;
+            let pods: Vec<&str> = pods.split_whitespace().collect();
             ensure!(
                 answers.len() == pods.len() && answers.keys().all(|pod| pods.contains(&pod.as_str())),
                 "{answers:?}"

@@ -77,7 +77,7 @@ fn kubectl_reads_describes_explains_and_lists() -> Result<()> {
     }
     let pod = pods(&namespace)?.remove(0);
     let description = namespace.kubectl(&["describe", "pod", &pod])?;
-    for word in ["Successfully assigned", "Started container web", "ConfigMap", "kube-api-access-"] {
+    for word in ["Successfully assigned", "Container started", "ConfigMap", "kube-api-access-"] {
         ensure!(description.contains(word), "no {word} in {description}");
     }
     ensure!(namespace.kubectl(&["describe", "service", "guestbook"])?.contains("10.244."));
@@ -319,7 +319,7 @@ fn bad_input_is_refused_with_upstreams_words_and_stores_nothing() -> Result<()> 
         &["Invalid value: \"Bad_Name\"", "a lowercase RFC 1123 subdomain"],
     )?;
     refused(
-        "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a, labels: {\"-x\": y}}\n",
+        "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a, labels: {\"-x\": v}}\n",
         &["metadata.labels", "Invalid value"],
     )?;
     refused("apiVersion: v1\nkind: Nonsense\nmetadata: {name: a}\n", &["no matches for kind \"Nonsense\""])?;

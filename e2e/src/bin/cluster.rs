@@ -119,7 +119,7 @@ fn main() -> ExitCode {
 
 fn run(cli: Cli) -> Result<()> {
     let open = || Cluster::open(&cli.state);
-    match cli.command.unwrap_or_else(|| Verb::parse_up()) {
+    match cli.command.unwrap_or_else(Verb::parse_up) {
         Verb::Up(up) => {
             let cluster = e2e::up(&up.options(cli.state.clone()))?;
             usage(&cluster);

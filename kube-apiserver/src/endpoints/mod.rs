@@ -6,6 +6,7 @@ pub mod delete;
 pub mod get;
 pub mod hooks;
 pub mod list;
+pub mod not_yet;
 pub mod output;
 pub mod patch;
 pub mod subresources;

@@ -30,8 +30,9 @@ where
     let mut bytes = BytesMut::new();
     let mut total = 0;
     while let Some(frame) = body.frame().await {
-        let frame = frame
-            .map_err(|e| ApiError::bad_request(format!("unable to read request body: {}", Into::<BoxError>::into(e))))?;
+        let frame = frame.map_err(|e| {
+            ApiError::bad_request(format!("unable to read request body: {}", Into::<BoxError>::into(e)))
+        })?;
         let Ok(data) = frame.into_data() else { continue };
         total += data.len();
         if total <= MAX_BODY {

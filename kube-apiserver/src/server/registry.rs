@@ -248,7 +248,8 @@ impl Registry {
         let mut stores = HashMap::new();
         for resource in catalog().resources() {
             let Some(storage) = &resource.storage else { continue };
-            let Some(kept) = catalog().by_plural(storage.group, storage.version, resource.plural) else { continue };
+            // A storage version that is no longer served (CRDs: v1beta1) has the form of the served one.
+            let kept = catalog().by_plural(storage.group, storage.version, resource.plural).unwrap_or(resource);
             stores.entry(storage.prefix).or_insert_with(|| {
                 let ttl = (storage.prefix == "events").then_some(event_ttl);
                 resource_store(&store, prefix, storage.prefix, kept, ttl, shutdown)
