@@ -63,6 +63,10 @@ async fn tokens_authenticate_until_their_pod_is_gone() {
     let review = call(&admin, "POST", "/apis/authentication.k8s.io/v1/tokenreviews", review).await;
     assert_eq!(review["status"]["authenticated"], true);
     call(&admin, "DELETE", &format!("{pods}/p"), json!({"gracePeriodSeconds": 0})).await;
+    wait_for("the token is refused", async || {
+        client.request::<Value>(request("GET", "/api", &Value::Null)).await.is_err()
+    })
+    .await;
     let (code, reason, message) = refused(&client, request("GET", "/api", &Value::Null)).await;
     assert_eq!((code, reason.as_str(), message.as_str()), (401, "Unauthorized", "Unauthorized"));
     cluster.stop().await;

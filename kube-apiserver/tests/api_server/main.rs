@@ -1,4 +1,5 @@
 //! The whole server in-process on the embedded store, over TLS with client certificates, driven by a real client.
+#![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
 mod auth;
 mod bad_input;

@@ -19,7 +19,11 @@ fn main() -> ExitCode {
     }
     loop {
         match signals.wait() {
-            Ok(Signal::SIGCHLD) => while matches!(waitpid(None, Some(WaitPidFlag::WNOHANG)), Ok(status) if status != WaitStatus::StillAlive) {},
+            Ok(Signal::SIGCHLD) => {
+                while matches!(waitpid(None, Some(WaitPidFlag::WNOHANG)), Ok(status) if status != WaitStatus::StillAlive)
+                {
+                }
+            }
             Ok(signal) => {
                 eprintln!("Shutting down, got {signal}");
                 return ExitCode::SUCCESS;
