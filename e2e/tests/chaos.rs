@@ -201,3 +201,22 @@ fn a_dead_kubelet_makes_its_node_not_ready_and_its_pods_leave_the_service() -> R
     result?;
     converged(&readers, &namespace)
 }
+
+#[test]
+fn kube_proxy_cleans_up_after_itself_and_starts_anew() -> Result<()> {
+    let _alone = ALONE.lock();
+    let mut cluster = cluster()?;
+    let readers = cluster.clone();
+    let namespace = Namespace::create(&readers, "chaos-proxy")?;
+    namespace.apply(GUESTBOOK)?;
+    converged(&readers, &namespace)?;
+    cluster.kill("kube-proxy-n2", Signal::SIGTERM)?;
+    ensure!(readers.run_on("n2", &["nft", "list", "tables"])?.contains("kube-proxy"), "rules must outlive the daemon");
+    let program = readers.daemon("kube-proxy-n2")?.argv[0].clone();
+    readers.run_on("n2", &[&program, "--cleanup"])?;
+    let tables = readers.run_on("n2", &["nft", "list", "tables"]);
+    cluster.start("kube-proxy-n2")?;
+    let tables = tables?;
+    ensure!(!tables.contains("kube-proxy"), "{tables}");
+    converged(&readers, &namespace)
+}

@@ -472,3 +472,101 @@ fn deleting_a_namespace_removes_everything_in_it() -> Result<()> {
     ensure!(left.stderr.contains("No resources found"), "{left:?}");
     Ok(())
 }
+
+#[test]
+fn static_pods_run_and_show_as_mirror_pods() -> Result<()> {
+    let cluster = cluster()?;
+    let manifest = "apiVersion: v1
+kind: Pod
+metadata: {name: still, namespace: default, labels: {app: still}}
+spec:
+  terminationGracePeriodSeconds: 1
+  containers:
+  - {name: main, image: docker.io/library/busybox:1.36, imagePullPolicy: IfNotPresent, command: [sleep, infinity]}
+";
+    let file = "/etc/kubernetes/manifests/still.yaml";
+    cluster.run_on("n1", &["sh", "-c", &format!("cat >{file} <<'EOF'\n{manifest}EOF")])?;
+    cluster.kubectl_ok(&["wait", "pod/still-n1", "--for=create", "--timeout=120s"])?;
+    cluster.kubectl_ok(&["wait", "pod/still-n1", "--for=condition=Ready", "--timeout=120s"])?;
+    let source = cluster.kubectl_ok(&[
+        "get",
+        "pod",
+        "still-n1",
+        "-o",
+        "jsonpath={.metadata.annotations.kubernetes\\.io/config\\.source}",
+    ])?;
+    ensure!(source == "file", "{source}");
+    // A mirror that is deleted comes back: the file is the truth.
+    let uid = || cluster.kubectl_ok(&["get", "pod", "still-n1", "-o", "jsonpath={.metadata.uid}"]);
+    let first = uid()?;
+    cluster.kubectl_ok(&["delete", "pod", "still-n1", "--timeout=60s"])?;
+    eventually("the mirror to come back", || {
+        ensure!(uid()? != first, "still the old one");
+        Ok(())
+    })?;
+    cluster.run_on("n1", &["rm", file])?;
+    cluster.kubectl_ok(&["wait", "pod/still-n1", "--for=delete", "--timeout=120s"]).map(drop)
+}
+
+#[test]
+fn nodes_answer_through_the_proxy_and_accounts_get_tokens() -> Result<()> {
+    let cluster = cluster()?;
+    let namespace = Namespace::create(&cluster, "e2e-node")?;
+    let raw = |path: &str| cluster.kubectl_ok(&["get", "--raw", path]);
+    ensure!(raw("/api/v1/nodes/n1/proxy/healthz")?.contains("ok"));
+    ensure!(raw("/api/v1/nodes/n1/proxy/pods")?.contains("\"kind\":\"PodList\""));
+    let summary = raw("/api/v1/nodes/n1/proxy/stats/summary")?;
+    ensure!(summary.contains("nodeName") && summary.contains("workingSetBytes"), "{summary}");
+    ensure!(raw("/api/v1/nodes/n1/proxy/metrics")?.contains("process_resident_memory_bytes"));
+    ensure!(raw("/metrics")?.contains("process_resident_memory_bytes"));
+
+    namespace.kubectl(&["create", "serviceaccount", "robot"])?;
+    let token = namespace.kubectl(&["create", "token", "robot"])?;
+    let server = format!("https://{}:6443", cluster.node("cp")?.ip);
+    let ask = |path: &str| {
+        let header = format!("Authorization: Bearer {}", token.trim());
+        cluster.run_on("cp", &["curl", "-sSk", "--max-time", "20", "-H", &header, &format!("{server}{path}")])
+    };
+    ensure!(ask("/api/v1/namespaces/e2e-node/configmaps")?.contains("system:serviceaccount:e2e-node:robot"));
+    namespace.kubectl(&["create", "rolebinding", "robot", "--clusterrole=view", "--serviceaccount=e2e-node:robot"])?;
+    eventually("the binding to count", || {
+        let list = ask("/api/v1/namespaces/e2e-node/configmaps")?;
+        ensure!(list.contains("ConfigMapList"), "{list}");
+        Ok(())
+    })
+}
+
+#[test]
+fn daemons_name_what_is_wrong_with_their_command_line() -> Result<()> {
+    let cluster = cluster()?;
+    let daemons = cluster.state.daemons.iter().filter(|(name, _)| !name.starts_with("containerd") && *name != "etcd");
+    for (name, daemon) in daemons {
+        let call = |argument: &str| std::process::Command::new(&daemon.argv[0]).arg(argument).output();
+        let output = call("--no-such-flag=1")?;
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        ensure!(!output.status.success() && text.contains("unknown flag: --no-such-flag"), "{name}: {text}");
+        let output = call("--version")?;
+        ensure!(String::from_utf8_lossy(&output.stdout).starts_with("Kubernetes v1.36."), "{name}: {output:?}");
+        // Its own command line with one unreadable file, in a network where all ports are free.
+        let file = match daemon.argv[0].rsplit('/').next() {
+            Some("kube-apiserver") => "--client-ca-file",
+            Some("kubelet") => "--config",
+            _ => "--kubeconfig",
+        };
+        let prefix = format!("{file}=");
+        let mut words: Vec<String> = daemon.argv.iter().filter(|word| !word.starts_with(&prefix)).cloned().collect();
+        words.push(format!("{prefix}/no/such/file"));
+        if file == "--client-ca-file" {
+            // The running server holds its store.
+            words.retain(|word| !word.starts_with("--data-dir="));
+            words.push(format!("--data-dir={}", cluster.layout.root().join("spare").display()));
+        }
+        let output = std::process::Command::new("unshare").args(["--net", "timeout", "20"]).args(&words).output()?;
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        ensure!(
+            !output.status.success() && output.status.code() != Some(124) && text.contains("/no/such/file"),
+            "{name}: {text}"
+        );
+    }
+    Ok(())
+}
