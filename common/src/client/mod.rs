@@ -47,6 +47,15 @@ pub enum ClientError {
     },
 }
 
+/// An error's text for a log line: kube prints a server's `Status` twice, the second time with all its empty fields.
+pub fn brief(error: &dyn std::fmt::Display) -> String {
+    let text = error.to_string();
+    match text.find(" (Status {") {
+        Some(end) => text[..end].trim_end_matches(": Forbidden").to_owned(),
+        None => text,
+    }
+}
+
 /// Makes a client as the flags say. No request is sent; `component` goes into the user agent
 /// (`kube-scheduler/v1.36.1 (linux/amd64) corten`). A client with another purpose (leader election) should be another connection,
 /// so that the rate limit of one does not starve the other.

@@ -201,7 +201,7 @@ impl Elector {
                 // Another writer may have been faster: look at the lease afresh next time.
                 tracing::warn!(
                     lease = self.describe(),
-                    error = crate::client::causes(&error),
+                    error = crate::client::brief(&crate::client::causes(&error)),
                     "failed to acquire or renew lease"
                 );
                 false

@@ -135,7 +135,7 @@ async fn run<K: Object>(informer: Arc<Informer<K>>, client: kube::Client, shutdo
                 step(&informer, &mut seen, event);
             }
             Some(Err(error)) => {
-                tracing::warn!(%kind, %error, "watch failed; retrying");
+                tracing::warn!(%kind, error = crate::client::brief(&error), "watch failed; retrying");
                 let jittered = delay.mul_f64(rand::random_range(0.8..1.2));
                 tokio::select! {
                     () = shutdown.cancelled() => return,

@@ -57,7 +57,7 @@ where
     match outcome {
         Ok(Ok(())) => queue.forget(&item),
         Ok(Err(error)) => {
-            tracing::warn!(controller = name, key = ?item, retries = queue.num_requeues(&item), %error, "sync failed; will retry");
+            tracing::warn!(controller = name, key = ?item, retries = queue.num_requeues(&item), error = crate::client::brief(&error), "sync failed; will retry");
             queue.add_rate_limited(item.clone());
         }
         Err(_) => {

@@ -100,7 +100,12 @@ async fn watch(collector: Arc<Collector>, resource: Served, stop: CancellationTo
                 }
             }
             Some(Err(error)) => {
-                tracing::warn!(resource = resource.plural, group = resource.group, %error, "watch failed; retrying");
+                tracing::warn!(
+                    resource = resource.plural,
+                    group = resource.group,
+                    error = common::client::brief(&error),
+                    "watch failed; retrying"
+                );
                 if is_absent(&error) {
                     // Discovered but not served: nobody need wait for it.
                     synced.store(true, Ordering::Release);
