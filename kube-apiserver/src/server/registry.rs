@@ -143,7 +143,7 @@ impl ResourceStore {
                     continue;
                 }
             };
-            let committed = self.commit(&key, &current, change).await;
+            let committed = self.commit(&key, &current, fresh, change).await;
             mutation.settle(committed.is_ok()).await;
             match committed {
                 Ok(outcome) => return Ok(outcome),
@@ -158,9 +158,12 @@ impl ResourceStore {
         Err(ApiError::server_timeout(self.resource.group, self.resource.plural, "update", 1))
     }
 
-    async fn commit(&self, key: &str, current: &Stored, change: Change) -> Result<Outcome, StoreError> {
+    async fn commit(&self, key: &str, current: &Stored, fresh: bool, change: Change) -> Result<Outcome, StoreError> {
         match change {
-            Change::Keep(object) => Ok(Outcome::Stored(object)),
+            Change::Keep(object) => {
+                self.confirm(key, current, fresh).await?;
+                Ok(Outcome::Stored(object))
+            }
             Change::Delete => {
                 let revision = self.cache.store().delete(key, current.revision).await?;
                 Ok(Outcome::Deleted(with_version(current.object.clone(), revision)))
@@ -169,12 +172,25 @@ impl ResourceStore {
                 let encode = |o: &mut Value| self.encode(o).map_err(|e| StoreError::Internal(e.to_string()));
                 let bytes = encode(&mut object)?;
                 if self.ttl.is_none() && bytes == encode(&mut current.object.clone())? {
+                    self.confirm(key, current, fresh).await?;
                     return Ok(Outcome::Stored(current.object.clone()));
                 }
                 let revision = self.cache.store().update(key, current.revision, bytes, self.ttl).await?;
                 Ok(Outcome::Stored(with_version(object, revision)))
             }
         }
+    }
+
+    /// Before nothing is written on the word of the cache: a conflict when the store has something newer.
+    async fn confirm(&self, key: &str, current: &Stored, fresh: bool) -> Result<(), StoreError> {
+        if fresh {
+            return Ok(());
+        }
+        let (found, _) = self.cache.store().get(key, None).await?;
+        if found.as_ref().is_some_and(|kv| kv.mod_revision == current.revision) {
+            return Ok(());
+        }
+        Err(StoreError::Conflict { key: key.to_owned(), current: found.map(Box::new) })
     }
 
     async fn fetch(&self, key: &str, name: &str) -> ApiResult<Stored> {
