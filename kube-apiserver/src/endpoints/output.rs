@@ -92,7 +92,19 @@ pub fn table_of(
     version: &str,
 ) -> Value {
     let stored = target.store.resource;
-    let mut table = table::table(stored.group, stored.plural, objects, list_meta, include);
+    if target.is_stored_form() {
+        let mut table = table::table(stored.group, stored.plural, objects, list_meta, include);
+        table["apiVersion"] = format!("meta.k8s.io/{version}").into();
+        return table;
+    }
+    // Cells are read from the stored form; whole objects in rows keep the form that was asked for.
+    let in_store: Vec<Value> = objects.iter().map(|object| convert::to_stored(target, object.clone())).collect();
+    let mut table = table::table(stored.group, stored.plural, &in_store, list_meta, include);
+    if include == IncludeObject::Object
+        && let Some(rows) = table["rows"].as_array_mut()
+    {
+        rows.iter_mut().zip(objects).for_each(|(row, object)| row["object"] = object.clone());
+    }
     table["apiVersion"] = format!("meta.k8s.io/{version}").into();
     table
 }
