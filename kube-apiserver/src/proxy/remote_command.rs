@@ -144,11 +144,12 @@ async fn translate(socket: Socket, mut streams: Streams) {
     let (stdin, resize) = (streams.stdin.take(), streams.resize.take());
     let inward = async {
         while let Some(Ok(incoming)) = source.next().await {
-            let Message::Binary(bytes) = incoming else {
-                if incoming.is_close() {
-                    break;
-                }
-                continue;
+            let bytes = match incoming {
+                Message::Binary(bytes) => bytes,
+                // Some clients (Python's) send text as text.
+                Message::Text(text) => text.into(),
+                Message::Close(_) => break,
+                _ => continue,
             };
             let Some((channel, data)) = bytes.split_first() else { continue };
             let result = match (*channel, &stdin, &resize) {
@@ -158,7 +159,8 @@ async fn translate(socket: Socket, mut streams: Streams) {
                 _ => Ok(()),
             };
             if result.is_err() {
-                break;
+                // The command takes no more input, but its output and exit code are still on their way.
+                std::future::pending::<()>().await;
             }
         }
     };
