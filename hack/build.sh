@@ -7,8 +7,9 @@ profile=${1:-release}
 flag=(); [ "$profile" = release ] && flag=(--release)
 programs=(kube-apiserver kube-controller-manager kube-scheduler cloud-controller-manager kubelet kube-proxy cluster-dns pause)
 
-# Dependencies once and in parallel, then the programs: only their last step differs.
-cargo build "${flag[@]}" --workspace --bins >&2
+# Libraries once and in parallel, then the programs: linking is all that is left of them.
+cargo build "${flag[@]}" --workspace --lib >&2
+cargo build "${flag[@]}" -p e2e --bins >&2
 for program in "${programs[@]}"; do
     cargo rustc "${flag[@]}" -p "$program" --bin "$program" -- -C target-feature=+crt-static >&2
 done
