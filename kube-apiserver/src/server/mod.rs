@@ -11,6 +11,7 @@ pub mod registry;
 pub mod response;
 mod run;
 mod setup;
+mod upkeep;
 mod well_known;
 
 use std::sync::Arc;

@@ -7,7 +7,7 @@ use common::serving::{Health, ServeOptions, TlsOptions, serve_with};
 use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
-use super::{ApiServer, chain::Front, follow, setup};
+use super::{ApiServer, chain::Front, follow, setup, upkeep};
 use crate::{
     bootstrap,
     options::{Config, Options},
@@ -57,6 +57,7 @@ pub async fn start(options: Options, shutdown: CancellationToken) -> anyhow::Res
     register_checks(&server);
     let synced = follow::spawn(&server);
     bootstrap::spawn(&server, synced);
+    upkeep::spawn(&server);
     let options = ServeOptions { drain: DRAIN, ..ServeOptions::default() };
     let handler = Arc::new(Front(Arc::clone(&server)));
     let ending_server = Arc::clone(&server);
