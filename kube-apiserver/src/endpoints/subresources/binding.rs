@@ -4,13 +4,13 @@ use async_trait::async_trait;
 use http::Response;
 use hyper::body::Incoming;
 use jiff::Timestamp;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::super::{Target, write};
 use crate::{
     admission::Operation,
-    request::{ApiError, ApiResult, body::Expected, options::WriteOptions, status::StatusCause},
-    resources::metadata::time,
+    request::{ApiError, ApiResult, body::Expected, options::WriteOptions},
+    resources::pod,
     server::{Call, Change, Mutation, Stored, response::Body},
 };
 
@@ -58,34 +58,16 @@ async fn bind(
     binding: &Value,
     dry_run: bool,
 ) -> ApiResult<Response<Body>> {
-    validate(name, binding)?;
-    let mut assign = Assign { target, name, binding, dry_run };
+    let errors = pod::validate_binding(binding);
+    if !errors.is_empty() {
+        return Err(ApiError::invalid_fields("", "Binding", name, errors));
+    }
+    let mut assign = Assign { name, binding, dry_run };
     target.store.modify(&call.info.namespace, name, &mut assign).await?;
     call.reply(201, &super::success(201))
 }
 
-fn validate(name: &str, binding: &Value) -> ApiResult<()> {
-    let mut causes = Vec::new();
-    let kind = binding["target"]["kind"].as_str().unwrap_or_default();
-    if !matches!(kind, "" | "Node") {
-        causes.push(StatusCause {
-            cause_type: "FieldValueNotSupported".to_owned(),
-            message: format!("Unsupported value: {kind:?}: supported values: \"Node\", \"<empty>\""),
-            field: "target.kind".to_owned(),
-        });
-    }
-    if binding["target"]["name"].as_str().unwrap_or_default().is_empty() {
-        causes.push(StatusCause {
-            cause_type: "FieldValueRequired".to_owned(),
-            message: "Required value".to_owned(),
-            field: "target.name".to_owned(),
-        });
-    }
-    if causes.is_empty() { Ok(()) } else { Err(ApiError::invalid("", "Binding", name, causes)) }
-}
-
 struct Assign<'a> {
-    target: Target<'a>,
     name: &'a str,
     binding: &'a Value,
     dry_run: bool,
@@ -103,39 +85,7 @@ impl Mutation for Assign<'_> {
                 "Precondition failed: UID in precondition: {uid}, UID in object meta: {pod_uid}"
             )));
         }
-        if !pod["metadata"]["deletionTimestamp"].is_null() {
-            return Err(conflict(format!("pod {} is being deleted, cannot be assigned to a host", self.name)));
-        }
-        if let Some(node) = pod["spec"]["nodeName"].as_str().filter(|n| !n.is_empty()) {
-            return Err(conflict(format!("pod {} is already assigned to node {node:?}", self.name)));
-        }
-        if pod["spec"]["schedulingGates"].as_array().is_some_and(|g| !g.is_empty()) {
-            return Err(conflict(format!("pod {} has non-empty .spec.schedulingGates", self.name)));
-        }
-        pod["spec"]["nodeName"] = self.binding["target"]["name"].clone();
-        for field in ["annotations", "labels"] {
-            for (key, value) in self.binding["metadata"][field].as_object().into_iter().flatten() {
-                pod["metadata"][field][key] = value.clone();
-            }
-        }
-        set_scheduled(&mut pod);
-        debug_assert!(self.target.resource.plural == "pods");
+        pod::bind(&mut pod, self.binding, Timestamp::now()).map_err(conflict)?;
         Ok(if self.dry_run { Change::Keep(pod) } else { Change::Put(pod) })
-    }
-}
-
-/// The `PodScheduled` condition, true as of now.
-fn set_scheduled(pod: &mut Value) {
-    let now = time(Timestamp::now());
-    let condition = json!({"type": "PodScheduled", "status": "True", "lastProbeTime": null, "lastTransitionTime": now});
-    let conditions = &mut pod["status"]["conditions"];
-    if !conditions.is_array() {
-        *conditions = json!([]);
-    }
-    let Some(list) = conditions.as_array_mut() else { return };
-    match list.iter_mut().find(|c| c["type"] == "PodScheduled") {
-        Some(existing) if existing["status"] == "True" => {}
-        Some(existing) => *existing = condition,
-        None => list.push(condition),
     }
 }
