@@ -151,7 +151,7 @@ pub struct Storage {
     /// The storage backend for persistence: etcd3.
     #[arg(long)]
     pub storage_backend: Option<String>,
-    /// The media type to use to store objects in storage (JSON for now).
+    /// The media type to use to store objects in storage (only application/json is written).
     #[arg(long)]
     pub storage_media_type: Option<String>,
     /// Encryption at rest (not supported yet).
