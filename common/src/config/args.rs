@@ -117,7 +117,8 @@ fn explain(program: &str, error: &clap::Error) -> Exit {
             let valid = context(error, ContextKind::ValidValue).unwrap_or_default();
             format!("invalid argument {value:?} for {:?} flag: must be one of: {valid}", bare(&flag))
         }
-        ErrorKind::ValueValidation => {
+        // (A parser of several flags, that names its flag itself, gives no context.)
+        ErrorKind::ValueValidation if !flag.is_empty() => {
             let reason =
                 std::error::Error::source(error).map(ToString::to_string).unwrap_or_else(|| "invalid value".into());
             format!("invalid argument {value:?} for {:?} flag: {reason}", bare(&flag))

@@ -134,7 +134,7 @@ async fn try_register(kubelet: &Kubelet, api: &kube::Api<Node>) -> anyhow::Resul
         anyhow::bail!("node {name:?} not found and --register-node=false: waiting for it");
     }
     let mut node = object::initial(&kubelet.config);
-    let (status, _) = status(kubelet, &node).await;
+    let (status, changes) = status(kubelet, &node).await;
     node.status = Some(status);
     let node = match api.create(&PostParams::default(), &node).await {
         Ok(node) => node,
@@ -143,6 +143,7 @@ async fn try_register(kubelet: &Kubelet, api: &kube::Api<Node>) -> anyhow::Resul
     };
     tracing::info!(node = name, "successfully registered node");
     kubelet.node.set_object(node);
+    tell(kubelet, &changes);
     Ok(())
 }
 
@@ -232,9 +233,13 @@ async fn update(kubelet: &Kubelet, api: &kube::Api<Node>, reported: &mut Instant
     let node = api.patch_status(&kubelet.config.node_name, &params, &Patch::Strategic(patch)).await?;
     *reported = Instant::now();
     kubelet.node.set_object(node);
-    for change in changes {
-        let name = &kubelet.config.node_name;
-        kubelet.events.node(false, change.0, &format!("Node {name} status is now: {}", change.0));
-    }
+    tell(kubelet, &changes);
     Ok(())
+}
+
+fn tell(kubelet: &Kubelet, changes: &[conditions::Change]) {
+    for conditions::Change(reason) in changes {
+        let name = &kubelet.config.node_name;
+        kubelet.events.node(false, reason, &format!("Node {name} status is now: {reason}"));
+    }
 }

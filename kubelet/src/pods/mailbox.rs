@@ -77,10 +77,10 @@ impl Mailbox {
         self.wake.notify_one();
     }
 
-    /// The pod is gone from its source: end it and forget it.
-    pub(crate) fn remove(&self) {
+    /// The pod is gone from its source: end it, within `grace` or its own, and forget it.
+    pub(crate) fn remove(&self, grace: Option<i64>) {
         self.inbox.lock().removed = true;
-        self.terminate(Terminate::default());
+        self.terminate(Terminate { grace, verdict: None });
     }
 
     pub(crate) fn read(&self) -> Mail {

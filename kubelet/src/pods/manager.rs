@@ -182,11 +182,8 @@ impl PodManager {
             let entries = register.entries.values().filter(|entry| full_name(&entry.pod.read()) == name);
             entries.for_each(|entry| entry.mailbox.look());
         } else if let Some(entry) = register.entries.get(spec::uid(pod)) {
-            // A forced deletion tells its grace with the last version of the object.
-            if pod.metadata.deletion_timestamp.is_some() {
-                entry.mailbox.update(Arc::new(pod.clone()));
-            }
-            entry.mailbox.remove();
+            // The API lets go of a pod that still runs only when its deletion was forced, that is without grace.
+            entry.mailbox.remove(Some(0));
         }
     }
 
@@ -198,7 +195,7 @@ impl PodManager {
             register.mirrors.retain(|_, mirror| present.contains(spec::uid(mirror)));
             for (uid, entry) in &register.entries {
                 if !spec::is_static(&entry.pod.read()) && !present.contains(uid) {
-                    entry.mailbox.remove();
+                    entry.mailbox.remove(None);
                 }
             }
         }
@@ -221,7 +218,7 @@ impl PodManager {
             register.waiting.retain(|_, pod| present.contains(spec::uid(pod)));
             for (uid, entry) in &register.entries {
                 if spec::is_static(&entry.pod.read()) && !present.contains(uid) {
-                    entry.mailbox.remove();
+                    entry.mailbox.remove(None);
                 }
             }
         }

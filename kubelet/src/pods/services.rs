@@ -38,10 +38,16 @@ impl Services {
         Self { store: Some(store) }
     }
 
-    /// Variables for a pod of a namespace.
-    pub(crate) fn envs(&self, namespace: &str, links: bool) -> Result<BTreeMap<String, String>, String> {
+    /// Variables for a pod of a namespace. A pod of the API waits for services to be known; a static pod may be the very
+    /// apiserver that tells them.
+    pub(crate) fn envs(
+        &self,
+        namespace: &str,
+        links: bool,
+        is_static: bool,
+    ) -> Result<BTreeMap<String, String>, String> {
         let Some(store) = &self.store else { return Ok(BTreeMap::new()) };
-        if futures::FutureExt::now_or_never(store.wait_until_ready()).is_none() {
+        if !is_static && futures::FutureExt::now_or_never(store.wait_until_ready()).is_none() {
             return Err("services have not yet been read at least once, cannot construct envvars".into());
         }
         let services: Vec<Arc<Service>> = store.state();

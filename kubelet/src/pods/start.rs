@@ -109,7 +109,7 @@ impl Worker {
     async fn environment(&self, container: &Container, sandbox: &Sandbox) -> Result<env::EnvVars, String> {
         let objects = self.kubelet.objects.snapshot(&self.pod).await;
         let links = self.pod.spec.as_ref().and_then(|spec| spec.enable_service_links).unwrap_or(true);
-        let services = self.kubelet.services.envs(spec::namespace(&self.pod), links)?;
+        let services = self.kubelet.services.envs(spec::namespace(&self.pod), links, spec::is_static(&self.pod))?;
         env::build(&self.pod, container, &objects, &services, &self.fields(&sandbox.ips))
     }
 

@@ -1,0 +1,11 @@
+//! The whole kubelet in-process, between a container runtime of the tests' own and a real API server. Needs no root: pods get no
+//! cgroups, and their volumes no mounts.
+#![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+
+mod images;
+mod lifecycle;
+mod outages;
+mod registration;
+mod start;
+mod static_pods;
+mod support;
