@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 
-use super::table::{FieldRow, ListKind, MapKind, Node, PatchStrategy, Scalar, Span, Table, TypeId};
+use super::table::{FieldRow, GoFacts, ListKind, MapKind, Node, PatchStrategy, Scalar, Span, Table, TypeId, WireForm};
 
 pub(super) fn parse(text: &'static str) -> Table {
     let mut loader = Loader { text, table: Table::default(), packages: HashMap::new(), anonymous: HashMap::new() };
@@ -56,6 +56,7 @@ impl Loader {
                 ("map", word) => kind = map_kind(word),
                 ("kinds", list) => kinds = list,
                 ("unions", json) => unions = Some(self.span(json)),
+                ("wire", word) => drop(wire_form(word).map(|form| self.table.wire_forms.insert(id, form))),
                 _ => {}
             }
         }
@@ -86,6 +87,12 @@ impl Loader {
         let ty = self.expression(package, expression);
         let mut row = FieldRow { name: self.span(name), ty, required, default, ..FieldRow::default() };
         for word in words {
+            if let Some(facts) = word.strip_prefix('#') {
+                let numbers = facts.trim_end_matches(|c: char| c.is_ascii_lowercase());
+                row.numbers = self.span(numbers);
+                row.facts = Some(go_facts(&facts[numbers.len()..]));
+                continue;
+            }
             let (key, value) = word.split_once('=')?;
             let span = Some(self.span(value));
             match key {
@@ -179,6 +186,22 @@ fn plain(word: &str) -> Node {
         other => return Node::Any { object: other == "object" },
     };
     Node::Scalar(scalar)
+}
+
+fn wire_form(word: &str) -> Option<WireForm> {
+    Some(match word {
+        "raw" => WireForm::Raw,
+        "empty" => WireForm::Empty,
+        "array" => WireForm::SchemaOrArray,
+        "bool" => WireForm::SchemaOrBool,
+        "strings" => WireForm::SchemaOrStrings,
+        _ => return None,
+    })
+}
+
+fn go_facts(letters: &str) -> GoFacts {
+    let has = |letter| letters.contains(letter);
+    GoFacts { pointer: has('p'), omitempty: has('o'), omitzero: has('z'), wrapped: has('w') }
 }
 
 fn list_kind(word: &str) -> ListKind {

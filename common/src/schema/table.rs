@@ -7,6 +7,13 @@ use std::collections::HashMap;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub struct TypeId(pub(super) u32);
 
+impl TypeId {
+    /// The place as a number below [`Table::len`].
+    pub fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
 /// A piece of the table's text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Span {
@@ -78,6 +85,34 @@ pub struct PatchStrategy {
     pub replace: bool,
 }
 
+/// How values travel in protobuf that are no plain messages there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum WireForm {
+    /// A message whose first field holds JSON.
+    Raw,
+    /// A message without fields.
+    Empty,
+    /// A JSON schema or a list of them.
+    SchemaOrArray,
+    /// A JSON schema or a boolean.
+    SchemaOrBool,
+    /// A JSON schema or a list of strings.
+    SchemaOrStrings,
+}
+
+/// What Go does with a field.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct GoFacts {
+    /// A pointer: absent differs from zero.
+    pub pointer: bool,
+    /// `omitempty`: JSON leaves out zero scalars and empty lists and maps, but never structs.
+    pub omitempty: bool,
+    /// `omitzero`: JSON leaves out zero structs too.
+    pub omitzero: bool,
+    /// Its lists are messages of their own in protobuf.
+    pub wrapped: bool,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Node {
     Struct { first: u32, count: u32, kind: MapKind },
@@ -99,6 +134,8 @@ pub(super) struct FieldRow {
     pub map_kind: Option<Span>,
     pub list_kind: Option<Span>,
     pub bare: bool,
+    pub facts: Option<GoFacts>,
+    pub numbers: Span,
 }
 
 /// Types that refer to each other.
@@ -114,6 +151,7 @@ pub struct Table {
     pub(super) by_kind: HashMap<Box<str>, TypeId>,
     pub(super) kinds_of: HashMap<TypeId, Vec<Span>>,
     pub(super) unions: HashMap<TypeId, Span>,
+    pub(super) wire_forms: HashMap<TypeId, WireForm>,
 }
 
 impl Table {
@@ -127,6 +165,16 @@ impl Table {
         let full = format!("{group}/{version}/{kind}");
         let found = self.by_kind.get(full.as_str()).or_else(|| self.by_kind.get(format!("*/*/{kind}").as_str()));
         found.map(|&id| Type { table: self, id })
+    }
+
+    /// How many types there are, those without a name included.
+    pub fn len(&self) -> usize {
+        self.nodes.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.nodes.is_empty()
     }
 
     /// All named types.
@@ -224,6 +272,11 @@ impl<'t> Type<'t> {
         self.table.unions.get(&self.id).map(|span| self.table.str(*span))
     }
 
+    /// How its values travel in protobuf when they are no plain messages.
+    pub fn wire_form(self) -> Option<WireForm> {
+        self.table.wire_forms.get(&self.id).copied()
+    }
+
     /// What its values look like.
     pub fn shape(self) -> Shape<'t> {
         let table = self.table;
@@ -315,6 +368,16 @@ impl<'t> Field<'t> {
     /// Whether OpenAPI v3 writes nothing beside the reference to its type.
     pub fn bare(self) -> bool {
         self.row.bare
+    }
+
+    /// What Go does with it; `None` for types that Go's source was not read for, such as custom resources.
+    pub fn go_facts(self) -> Option<GoFacts> {
+        self.row.facts
+    }
+
+    /// Its protobuf number, preceded by those of the embedded messages it is in; empty when it has none.
+    pub fn numbers(self) -> impl Iterator<Item = u32> {
+        self.table.str(self.row.numbers).split('.').filter_map(|number| number.parse().ok())
     }
 
     /// The field that identifies list elements for strategic merge patch.
