@@ -1,6 +1,23 @@
-//! Codecs over the API types. So far: protobuf request bodies (what kubectl's typed commands send) into JSON trees.
+//! Codecs over the table of API types ([`crate::schema`]): protobuf to JSON and back in one pass without a tree in
+//! between, the envelope and the watch frames of protobuf.
+//!
+//! All of them read bytes from outside: lengths are checked before anything is allocated for them, and nesting is
+//! bounded.
 
-mod protobuf;
-mod table;
+mod bytes;
+mod envelope;
+mod error;
+mod plan;
+mod raw;
+mod sort;
+mod text;
+mod to_json;
+mod to_protobuf;
 
-pub use protobuf::{Envelope, WireError, decode, open};
+#[cfg(test)]
+mod tests;
+
+pub use envelope::{Envelope, MAGIC, element_head, envelope, frame_head, open, seal};
+pub use error::WireError;
+pub use to_json::protobuf_to_json;
+pub use to_protobuf::{json_to_protobuf, tree_to_protobuf};

@@ -113,14 +113,18 @@ pub fn decode(bytes: &[u8], encoding: Encoding, expected: Expected<'_>, mode: Fi
 fn decode_protobuf(bytes: &[u8], expected: Expected<'_>, unrecognized: impl Fn(&str) -> ApiError) -> ApiResult<Body> {
     let envelope = wire::open(bytes).map_err(|e| unrecognized(&e.to_string()))?;
     let text = |s: &str| (!s.is_empty()).then(|| s.to_owned());
-    TypeMeta { kind: text(&envelope.kind), api_version: text(&envelope.api_version) }.check(expected)?;
-    let decoded = wire::decode(expected.group, expected.version, expected.kind, &envelope.raw);
-    let mut object = decoded.map_err(|e| {
-        ApiError::bad_request(schema::cannot_be_handled(expected.kind, expected.version, &e.to_string()))
-    })?;
-    object["kind"] = expected.kind.into();
-    object["apiVersion"] = expected.api_version().into();
-    Ok(Body { object, warnings: Vec::new() })
+    TypeMeta { kind: text(envelope.kind), api_version: text(envelope.api_version) }.check(expected)?;
+    let ty = type_of(expected).ok_or_else(|| unrecognized(&format!("no kind {:?} is registered", expected.kind)))?;
+    let json = protobuf_to_json(ty, envelope.raw, expected)
+        .map_err(|e| ApiError::bad_request(schema::cannot_be_handled(expected.kind, expected.version, &e)))?;
+    settle(schema::decode(ty, &json), expected, FieldValidation::Ignore)
+}
+
+fn protobuf_to_json(ty: Type<'_>, raw: &[u8], expected: Expected<'_>) -> Result<Vec<u8>, String> {
+    let mut json = Vec::new();
+    let meta = (expected.api_version(), expected.kind);
+    wire::protobuf_to_json(ty, raw, Some((&meta.0, meta.1)), &mut json).map_err(|e| e.to_string())?;
+    Ok(json)
 }
 
 /// JSON text of a body in any encoding, for objects that are read without a type table (`DeleteOptions`).
@@ -133,8 +137,8 @@ pub fn to_json(bytes: &[u8], encoding: Encoding, expected: Expected<'_>) -> ApiR
         Encoding::Yaml => yaml_to_json(bytes).map_err(ApiError::bad_request),
         Encoding::Protobuf => {
             let envelope = wire::open(bytes).map_err(|e| ApiError::bad_request(e.to_string()))?;
-            let object = wire::decode(expected.group, expected.version, expected.kind, &envelope.raw);
-            Ok(object.map_err(|e| ApiError::bad_request(e.to_string()))?.to_string().into_bytes())
+            let ty = type_of(expected).ok_or_else(|| ApiError::bad_request("unknown kind"))?;
+            protobuf_to_json(ty, envelope.raw, expected).map_err(ApiError::bad_request)
         }
     }
 }
