@@ -380,7 +380,10 @@ fn special(kind: Kind, raw: &[u8], out: &mut Vec<u8>, depth: usize) -> Result<()
             match (alternative, if alternative == Alternative::Bool { bytes[2] } else { bytes[1] }) {
                 (Alternative::Array, _) if !many.is_empty() => list(many, out, nested)?,
                 (Alternative::Strings, _) if !many.is_empty() => {
-                    list(many, out, |item, out| Ok(text::put_string(out, item)))?;
+                    list(many, out, |item, out| {
+                        text::put_string(out, item);
+                        Ok(())
+                    })?;
                 }
                 (_, Some(raw)) => nested(raw, out)?,
                 (Alternative::Bool, None) => out.extend_from_slice(if numbers[1] == 0 { b"false" } else { b"true" }),
