@@ -2,18 +2,14 @@
 
 use std::sync::Arc;
 
+pub(crate) use common::controlplane::Task;
 use common::events::Recorder;
 use common::informer::Factory;
-use futures::future::BoxFuture;
 use kube::Client;
 use tokio_util::sync::CancellationToken;
 
 use crate::options::Options;
 use crate::provider::CloudProvider;
-
-/// A controller that is set up (informers requested, handlers registered) and runs when polled,
-/// after the shared caches are in sync.
-pub(crate) type Task = BoxFuture<'static, ()>;
 
 /// Handed to each controller's `start`.
 pub(crate) struct Context {

@@ -30,17 +30,7 @@ const GATES: &[Gate] = &[
 #[expect(missing_docs, reason = "the doc comments of the groups are the help text of the flags")]
 pub struct Options {
     #[command(flatten)]
-    pub logging: flags::Logging,
-    #[command(flatten)]
-    pub serving: flags::Serving,
-    #[command(flatten)]
-    pub client: flags::ClientConnection,
-    #[command(flatten)]
-    pub election: flags::LeaderElection,
-    #[command(flatten)]
-    pub gates: flags::FeatureGateFlag,
-    #[command(flatten)]
-    pub metrics: flags::Metrics,
+    pub generic: flags::ControllerManager,
 
     /// The provider for cloud services. There is: local.
     #[arg(long, default_value = "")]
@@ -48,21 +38,9 @@ pub struct Options {
     /// The path to the cloud provider configuration file. Empty string for no configuration file.
     #[arg(long)]
     pub cloud_config: Option<PathBuf>,
-    /// A list of controllers to enable. '*' enables all on-by-default controllers, 'foo' enables the controller named 'foo', '-foo' disables it.
-    #[arg(long, value_delimiter = ',', default_value = "*", allow_hyphen_values = true)]
-    pub controllers: Vec<String>,
-    /// If true, use individual service account credentials for each controller (accepted: all use the daemon's own).
-    #[arg(long)]
-    pub use_service_account_credentials: bool,
-    /// The instance prefix for the cluster.
-    #[arg(long, default_value = "kubernetes")]
-    pub cluster_name: String,
     /// CIDR Range for Pods in cluster; routes outside of it are left alone.
     #[arg(long, value_delimiter = ',')]
     pub cluster_cidr: Vec<String>,
-    /// Should CIDRs for Pods be allocated and set on the cloud provider. Requires --cluster-cidr.
-    #[arg(long)]
-    pub allocate_node_cidrs: bool,
     /// Type of CIDR allocator to use (accepted: kube-controller-manager allocates).
     #[arg(long, default_value = "RangeAllocator")]
     pub cidr_allocator_type: String,
@@ -72,9 +50,6 @@ pub struct Options {
     /// The period for reconciling routes created for Nodes by cloud provider.
     #[arg(long, default_value = "10s", value_parser = parse_go_duration)]
     pub route_reconciliation_period: Duration,
-    /// The period for syncing NodeStatus in cloud-node-lifecycle-controller.
-    #[arg(long, default_value = "5s", value_parser = parse_go_duration)]
-    pub node_monitor_period: Duration,
     /// Specifies how often the controller updates nodes' status.
     #[arg(long, default_value = "5m0s", value_parser = parse_go_duration)]
     pub node_status_update_frequency: Duration,
@@ -107,11 +82,11 @@ impl Options {
     pub(crate) fn validate(&self) -> anyhow::Result<()> {
         anyhow::ensure!(!self.cloud_provider.is_empty(), "--cloud-provider cannot be empty; there is: local");
         anyhow::ensure!(
-            !self.allocate_node_cidrs || !self.cluster_cidr.is_empty(),
+            !self.generic.allocate_node_cidrs || !self.cluster_cidr.is_empty(),
             "--allocate-node-cidrs is set, but --cluster-cidr is empty"
         );
         let periods = [
-            ("--node-monitor-period", self.node_monitor_period),
+            ("--node-monitor-period", self.generic.node_monitor_period),
             ("--route-reconciliation-period", self.route_reconciliation_period),
             ("--node-status-update-frequency", self.node_status_update_frequency),
             ("--min-resync-period", self.min_resync_period),
@@ -130,7 +105,7 @@ impl Options {
     }
 
     pub(crate) fn feature_gates(&self) -> anyhow::Result<FeatureGates> {
-        Ok(FeatureGates::from_flags(GATES, &self.gates.feature_gates)?)
+        Ok(FeatureGates::from_flags(GATES, &self.generic.gates.feature_gates)?)
     }
 
     /// The pods' networks: one, or one of each family.
@@ -185,10 +160,10 @@ mod tests {
         ])
         .unwrap();
         options.validate().unwrap();
-        assert!(!options.configure_cloud_routes && options.use_service_account_credentials);
+        assert!(!options.configure_cloud_routes && options.generic.use_service_account_credentials);
         assert_eq!(options.cluster_cidrs().unwrap().len(), 2);
         assert_eq!(options.status_workers(), 1);
-        assert_eq!((options.client.kube_api_qps, options.client.kube_api_burst), (20.0, 30));
+        assert_eq!((options.generic.client.kube_api_qps, options.generic.client.kube_api_burst), (20.0, 30));
         assert_eq!(options.node_status_update_frequency, Duration::from_secs(300));
     }
 

@@ -25,25 +25,7 @@ pub(crate) static CONTROLLERS: &[Descriptor] = &[
 
 /// The controllers that `--controllers` asks for. A name nobody knows is an error.
 pub(crate) fn enabled(requested: &[String]) -> anyhow::Result<Vec<&'static Descriptor>> {
-    let mut star = false;
-    let (mut wanted, mut refused) = (Vec::new(), Vec::new());
-    for item in requested.iter().map(|item| item.trim()) {
-        if item == "*" {
-            star = true;
-            continue;
-        }
-        let (name, list) = match item.strip_prefix('-') {
-            Some(name) => (name, &mut refused),
-            None => (item, &mut wanted),
-        };
-        let descriptor = CONTROLLERS.iter().find(|d| d.name == name || d.alias == name);
-        let descriptor =
-            descriptor.ok_or_else(|| anyhow::anyhow!("{name:?} is not in the list of known controllers"))?;
-        list.push(descriptor.name);
-    }
-    // As upstream: a name that is asked for wins over one that is refused.
-    let is_on = |d: &&Descriptor| wanted.contains(&d.name) || (star && !refused.contains(&d.name));
-    Ok(CONTROLLERS.iter().filter(is_on).collect())
+    common::controlplane::select_controllers(CONTROLLERS, |d| (d.name, std::slice::from_ref(&d.alias), true), requested)
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 pub mod api;
 pub mod client;
 pub mod config;
+pub mod controlplane;
 pub mod election;
 pub mod events;
 pub mod informer;

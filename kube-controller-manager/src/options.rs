@@ -18,36 +18,13 @@ use crate::ignored_flags::Ignored;
 #[expect(missing_docs, reason = "the doc comments of the groups are the help text of the flags")]
 pub struct Options {
     #[command(flatten)]
-    pub logging: flags::Logging,
-    #[command(flatten)]
-    pub serving: flags::Serving,
-    #[command(flatten)]
-    pub client: flags::ClientConnection,
-    #[command(flatten)]
-    pub election: flags::LeaderElection,
-    #[command(flatten)]
-    pub gates: flags::FeatureGateFlag,
-    #[command(flatten)]
-    pub metrics: flags::Metrics,
+    pub generic: flags::ControllerManager,
     #[command(flatten)]
     pub ignored: Ignored,
-
-    /// A list of controllers to enable. '*' enables all on-by-default controllers, 'foo' enables the controller named 'foo', '-foo' disables it.
-    #[arg(long, value_delimiter = ',', default_value = "*", allow_hyphen_values = true)]
-    pub controllers: Vec<String>,
-    /// If true, use individual service account credentials for each controller.
-    #[arg(long)]
-    pub use_service_account_credentials: bool,
-    /// The instance prefix for the cluster.
-    #[arg(long, default_value = "kubernetes")]
-    pub cluster_name: String,
 
     /// CIDR Range for Pods in cluster. Only used when --allocate-node-cidrs=true; if false, this option will be ignored.
     #[arg(long, default_value = "")]
     pub cluster_cidr: String,
-    /// Should CIDRs for Pods be allocated and set on the cloud provider. Requires --cluster-cidr.
-    #[arg(long)]
-    pub allocate_node_cidrs: bool,
     /// CIDR Range for Services in cluster.
     #[arg(long, default_value = "")]
     pub service_cluster_ip_range: String,
@@ -61,9 +38,6 @@ pub struct Options {
     #[arg(long, default_value_t = 0)]
     pub node_cidr_mask_size_ipv6: u8,
 
-    /// The period for syncing NodeStatus in cloud-node-lifecycle-controller.
-    #[arg(long, default_value = "5s", value_parser = parse_go_duration)]
-    pub node_monitor_period: Duration,
     /// Amount of time which we allow running Node to be unresponsive before marking it unhealthy.
     #[arg(long, default_value = "50s", value_parser = parse_go_duration)]
     pub node_monitor_grace_period: Duration,
@@ -146,14 +120,8 @@ pub struct Options {
 impl Options {
     /// What can be wrong beyond the syntax of single flags; every message names the flag.
     pub(crate) fn validate(&self) -> anyhow::Result<()> {
-        if self.allocate_node_cidrs && self.cluster_cidr.is_empty() {
+        if self.generic.allocate_node_cidrs && self.cluster_cidr.is_empty() {
             anyhow::bail!("--allocate-node-cidrs is set, but --cluster-cidr is empty");
-        }
-        if self.election.leader_elect_resource_lock != "leases" {
-            anyhow::bail!(
-                "--leader-elect-resource-lock: {:?} is not supported, only \"leases\" is",
-                self.election.leader_elect_resource_lock
-            );
         }
         if self.max_endpoints_per_slice == 0 || self.max_endpoints_per_slice > 1000 {
             anyhow::bail!("--max-endpoints-per-slice: {} is not within 1-1000", self.max_endpoints_per_slice);
@@ -193,17 +161,17 @@ mod tests {
             "--use-service-account-credentials=true",
         ])
         .unwrap();
-        assert_eq!(options.controllers, ["*", "bootstrapsigner", "tokencleaner"]);
-        assert!(options.use_service_account_credentials && options.allocate_node_cidrs);
+        assert_eq!(options.generic.controllers, ["*", "bootstrapsigner", "tokencleaner"]);
+        assert!(options.generic.use_service_account_credentials && options.generic.allocate_node_cidrs);
         options.validate().unwrap();
-        crate::registry::enabled(&options.controllers).unwrap();
+        crate::registry::enabled(&options.generic.controllers).unwrap();
     }
 
     #[test]
     fn defaults_and_bad_input() {
         let options = parse(&[]).unwrap();
         assert_eq!(options.node_monitor_grace_period, Duration::from_secs(50));
-        assert_eq!((options.client.kube_api_qps, options.client.kube_api_burst), (20.0, 30));
+        assert_eq!((options.generic.client.kube_api_qps, options.generic.client.kube_api_burst), (20.0, 30));
         assert_eq!(options.terminated_pod_gc_threshold, 12500);
         assert_eq!(parse(&["--controllers=-gc"]).unwrap().controllers, ["-gc"]);
         assert!(matches!(parse(&["--no-such-flag"]), Err(Exit::Error(e)) if e == "unknown flag: --no-such-flag"));

@@ -83,31 +83,9 @@ pub(crate) static CONTROLLERS: &[Descriptor] = &[
     later("node-route-controller", &["route"], false),
 ];
 
-fn find(name: &str) -> Option<&'static Descriptor> {
-    CONTROLLERS.iter().find(|d| d.name == name || d.aliases.contains(&name))
-}
-
 /// The controllers that `--controllers` asks for. A name nobody knows is an error.
 pub(crate) fn enabled(requested: &[String]) -> anyhow::Result<Vec<&'static Descriptor>> {
-    let mut star = false;
-    let mut wanted: Vec<&'static str> = Vec::new();
-    let mut refused: Vec<&'static str> = Vec::new();
-    for item in requested.iter().map(|r| r.trim()) {
-        let (name, list) = match item.strip_prefix('-') {
-            _ if item == "*" => {
-                star = true;
-                continue;
-            }
-            Some(name) => (name, &mut refused),
-            None => (item, &mut wanted),
-        };
-        let descriptor =
-            find(name).ok_or_else(|| anyhow::anyhow!("{name:?} is not in the list of known controllers"))?;
-        list.push(descriptor.name);
-    }
-    // As upstream: a name that is asked for wins over one that is refused.
-    let is_on = |d: &&Descriptor| wanted.contains(&d.name) || (!refused.contains(&d.name) && star && d.on_by_default);
-    Ok(CONTROLLERS.iter().filter(is_on).collect())
+    common::controlplane::select_controllers(CONTROLLERS, |d| (d.name, d.aliases, d.on_by_default), requested)
 }
 
 #[cfg(test)]

@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use common::controlplane::ControlPlane;
 use common::events::EventsV1Recorder;
 use common::informer::{Factory, Informer, InformerOptions};
-use common::serving::{DaemonServer, Health, Ops, run_daemon_server};
+use common::serving::Health;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use tokio_util::sync::CancellationToken;
 
@@ -44,8 +45,8 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> anyhow::Resul
     metrics::register_all();
     tracing::info!(version = common::config::version::GIT_VERSION, "starting kube-scheduler");
     tracing::warn!(plugins = ?registry::NOT_YET, "known to profiles but not built yet: they take no part in decisions");
-    let client = common::client::connect(&config.client, "kube-scheduler").await?;
-    let election_client = common::client::connect(&config.client, "kube-scheduler").await?;
+    let plane = ControlPlane::connect("kube-scheduler", &config.client, &config.leader_election).await?;
+    let client = plane.client.clone();
     let others = Factory::new(client.clone());
     let services = Services {
         client: Some(client.clone()),
@@ -72,40 +73,25 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> anyhow::Resul
     }));
     observe(&scheduler, &nodes, &pods);
 
-    let ops = operations(&config, &nodes, &pods)?;
-    let server = DaemonServer { component: "kube-scheduler", default_port: PORT, ops, more: None };
-    let serving = options.serving.clone();
-    let stop = shutdown.clone();
-    let mut port = tokio::spawn(async move { run_daemon_server(&serving, server, stop).await });
+    register_checks(&plane.health, &nodes, &pods);
+    let component = serde_json::to_value(&config.component)?;
+    let configz = serde_json::json!({"kubescheduler.config.k8s.io": component});
     factory.start(&shutdown);
     others.start(&shutdown);
 
-    let identity = common::election::identity();
     let percentage = config.component.percentage_of_nodes_to_score.unwrap_or(0);
-    let work = common::election::run(
-        election_client,
-        &config.leader_election,
-        "kube-scheduler",
-        identity,
-        shutdown.clone(),
-        |stop| async move {
-            // Nothing is decided before every node and every bound pod is known.
-            if factory.wait_for_sync(&stop).await {
-                // Defaults of spreading and budgets of preemption are worth a moment, not an outage.
-                if tokio::time::timeout(OTHERS_SYNC, others.wait_for_sync(&stop)).await.is_err() {
-                    tracing::warn!(missing = ?others.unsynced(), "scheduling without these lists for now");
-                }
-                schedule(scheduler, percentage, stop).await?;
+    let work = |stop: CancellationToken| async move {
+        // Nothing is decided before every node and every bound pod is known.
+        if factory.wait_for_sync(&stop).await {
+            // Defaults of spreading and budgets of preemption are worth a moment, not an outage.
+            if tokio::time::timeout(OTHERS_SYNC, others.wait_for_sync(&stop)).await.is_err() {
+                tracing::warn!(missing = ?others.unsynced(), "scheduling without these lists for now");
             }
-            Ok(())
-        },
-    );
-    tokio::select! {
-        result = work => result,
-        ended = &mut port => ended?.and_then(|()| {
-            if shutdown.is_cancelled() { Ok(()) } else { anyhow::bail!("the secure port closed") }
-        }),
-    }
+            schedule(scheduler, percentage, stop).await?;
+        }
+        Ok(())
+    };
+    plane.run(&options.serving, (PORT, configz), shutdown, work).await
 }
 
 fn build_profiles(config: &Config, services: &Services) -> anyhow::Result<Arc<Profiles>> {
@@ -137,16 +123,13 @@ fn observe(scheduler: &Arc<Scheduler>, nodes: &Arc<Informer<Node>>, pods: &Arc<I
     pods.on_event(move |event| this.on_pod(event));
 }
 
-fn operations(config: &Config, nodes: &Arc<Informer<Node>>, pods: &Arc<Informer<Pod>>) -> anyhow::Result<Ops> {
-    let health = Health::new();
+/// Upstream's check for "every node and pod of the first lists was seen".
+fn register_checks(health: &Health, nodes: &Arc<Informer<Node>>, pods: &Arc<Informer<Pod>>) {
     let (nodes, pods) = (nodes.clone(), pods.clone());
-    health.register_ready("informer-sync", move || {
-        if nodes.has_synced() && pods.has_synced() { Ok(()) } else { Err("informers have not synced yet".into()) }
+    health.register_ready("sched-handler-sync", move || match nodes.has_synced() && pods.has_synced() {
+        true => Ok(()),
+        false => Err("handlers are not fully synchronized".into()),
     });
-    let mut ops = Ops::new(health);
-    let component = serde_json::to_value(&config.component)?;
-    ops.configz = Some(serde_json::json!({"kubescheduler.config.k8s.io": component}));
-    Ok(ops)
 }
 
 /// The scheduling loop in its thread, and the queue's timers beside it.

@@ -35,7 +35,7 @@ pub(crate) fn start(ctx: &Context) -> anyhow::Result<Option<Task>> {
         nodes: ctx.factory.informer(),
         events: ctx.recorder.for_component("cloud-node-lifecycle-controller"),
     };
-    let (period, shutdown) = (ctx.options.node_monitor_period, ctx.shutdown.clone());
+    let (period, shutdown) = (ctx.options.generic.node_monitor_period, ctx.shutdown.clone());
     Ok(Some(Box::pin(async move { controller.run(period, shutdown).await })))
 }
 

@@ -1,6 +1,7 @@
 //! The way to the apiserver: kubeconfig or in-cluster, rate-limited, with certificates and tokens that follow their files.
 
 mod limit;
+mod reach;
 mod reload;
 
 use std::path::{Path, PathBuf};
@@ -14,6 +15,7 @@ use kube::{
 use crate::config::flags::ClientConnection;
 
 pub use limit::RateLimit;
+pub use reach::Reach;
 
 /// Why there is no client; the text names the file or the server.
 #[derive(Debug, thiserror::Error)]
@@ -60,9 +62,18 @@ pub fn brief(error: &dyn std::fmt::Display) -> String {
 /// (`kube-scheduler/v1.36.1 (linux/amd64) corten`). A client with another purpose (leader election) should be another connection,
 /// so that the rate limit of one does not starve the other.
 pub async fn connect(connection: &ClientConnection, component: &str) -> Result<Client, ClientError> {
+    connect_reporting(connection, component, &Reach::default()).await
+}
+
+/// As [`connect`]; the outcome of every request is noted in `reach`.
+pub async fn connect_reporting(
+    connection: &ClientConnection,
+    component: &str,
+    reach: &Reach,
+) -> Result<Client, ClientError> {
     let source = Source { connection: connection.clone(), agent: crate::config::version::user_agent(component) };
     let config = source.load().await?;
-    build(source, config)
+    build(source, config, reach.clone())
 }
 
 /// Makes a client from a ready config, with rate limit and user agent but without reloading (tests, loopback clients).
@@ -73,10 +84,10 @@ pub fn from_config(mut config: Config, connection: &ClientConnection, component:
     Ok(Client::new(limited, namespace))
 }
 
-fn build(source: Source, config: Config) -> Result<Client, ClientError> {
+fn build(source: Source, config: Config, reach: Reach) -> Result<Client, ClientError> {
     let namespace = config.default_namespace.clone();
     let (qps, burst) = (source.connection.kube_api_qps, source.connection.kube_api_burst);
-    let service = reload::Reloading::new(source, config)?;
+    let service = reload::Reloading::new(source, config, reach)?;
     Ok(Client::new(RateLimit::new(service, qps, burst), namespace))
 }
 

@@ -2,6 +2,7 @@
 
 use std::{
     path::PathBuf,
+    sync::Arc,
     task::{Context, Poll},
     time::{Duration, SystemTime},
 };
@@ -15,7 +16,7 @@ use kube::{
 use tokio::time::Instant;
 use tower::{BoxError, Service, util::BoxService};
 
-use super::{ClientError, Source, causes};
+use super::{ClientError, Reach, Source, causes};
 
 const CHECK_EVERY: Duration = Duration::from_secs(5);
 
@@ -46,6 +47,11 @@ fn extract(builder: ClientBuilder<Inner>) -> Inner {
     }
 }
 
+/// The server as messages name it.
+fn address(config: &Config) -> Arc<str> {
+    config.cluster_url.to_string().trim_end_matches('/').into()
+}
+
 type Stamp = Option<(SystemTime, u64)>;
 
 fn stamps(files: &[PathBuf]) -> Vec<Stamp> {
@@ -61,13 +67,16 @@ pub(super) struct Reloading {
     files: Vec<PathBuf>,
     seen: Vec<Stamp>,
     check_at: Instant,
+    server: Arc<str>,
+    reach: Reach,
 }
 
 impl Reloading {
-    pub(super) fn new(source: Source, config: Config) -> Result<Self, ClientError> {
+    pub(super) fn new(source: Source, config: Config, reach: Reach) -> Result<Self, ClientError> {
         let files = source.files();
-        let seen = stamps(&files);
-        Ok(Self { inner: make_service(config)?, files, seen, source, check_at: Instant::now() + CHECK_EVERY })
+        let (seen, server) = (stamps(&files), address(&config));
+        let check_at = Instant::now() + CHECK_EVERY;
+        Ok(Self { inner: make_service(config)?, files, seen, source, check_at, server, reach })
     }
 
     fn reload_if_changed(&mut self) {
@@ -82,9 +91,13 @@ impl Reloading {
         }
         // Loading reads files only; it never waits, so it is ready at the first poll.
         let loaded = self.source.load().now_or_never();
-        let rebuilt = loaded.map(|config| config.and_then(make_service));
+        let rebuilt = loaded.map(|config| {
+            let config = config?;
+            Ok::<_, ClientError>((address(&config), make_service(config)?))
+        });
         match rebuilt {
-            Some(Ok(inner)) => {
+            Some(Ok((server, inner))) => {
+                self.server = server;
                 tracing::info!("client credentials changed on disk, reloaded");
                 self.inner = inner;
                 self.files = self.source.files();
@@ -111,6 +124,8 @@ impl Service<Request<Body>> for Reloading {
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        self.inner.call(request)
+        let what = (request.method().clone(), self.server.clone(), request.uri().clone());
+        let (reach, answer) = (self.reach.clone(), self.inner.call(request));
+        reach.watch(what, answer).boxed()
     }
 }

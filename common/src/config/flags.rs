@@ -171,6 +171,41 @@ impl Default for LeaderElection {
     }
 }
 
+/// What kube-controller-manager and cloud-controller-manager share. The daemon lowers the client's rate with
+/// `mut_arg` (see [`ClientConnection`]); upstream's is 20 with a burst of 30.
+#[derive(Debug, Clone, Args)]
+#[expect(missing_docs, reason = "the doc comments of the flags are their help text")]
+pub struct ControllerManager {
+    #[command(flatten)]
+    pub logging: Logging,
+    #[command(flatten)]
+    pub serving: Serving,
+    #[command(flatten)]
+    pub client: ClientConnection,
+    #[command(flatten)]
+    pub election: LeaderElection,
+    #[command(flatten)]
+    pub gates: FeatureGateFlag,
+    #[command(flatten)]
+    pub metrics: Metrics,
+
+    /// A list of controllers to enable. '*' enables all on-by-default controllers, 'foo' enables the controller named 'foo', '-foo' disables it.
+    #[arg(long, value_delimiter = ',', default_value = "*", allow_hyphen_values = true)]
+    pub controllers: Vec<String>,
+    /// If true, use individual service account credentials for each controller.
+    #[arg(long)]
+    pub use_service_account_credentials: bool,
+    /// The instance prefix for the cluster.
+    #[arg(long, default_value = "kubernetes")]
+    pub cluster_name: String,
+    /// Should CIDRs for Pods be allocated and set on the cloud provider. Requires --cluster-cidr.
+    #[arg(long)]
+    pub allocate_node_cidrs: bool,
+    /// The period for syncing NodeStatus in cloud-node-lifecycle-controller.
+    #[arg(long, default_value = "5s", value_parser = parse_go_duration)]
+    pub node_monitor_period: Duration,
+}
+
 /// `--feature-gates=A=true,B=false`; resolve with [`super::FeatureGates::from_flags`].
 #[derive(Debug, Clone, Default, Args)]
 pub struct FeatureGateFlag {

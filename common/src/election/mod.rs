@@ -1,6 +1,10 @@
 //! Leader election over a Lease with upstream's timing rules: acquire with jitter, renew within a deadline, release at the end.
 
-use std::{future::Future, sync::OnceLock, time::Duration};
+use std::{
+    future::Future,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use jiff::Timestamp;
 use k8s_openapi::{
@@ -14,6 +18,7 @@ use kube::{
     Api, Client,
     api::{ObjectMeta, PostParams},
 };
+use parking_lot::Mutex;
 use prometheus::{GaugeVec, Opts};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -21,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     config::flags::LeaderElection,
     events::{EventType, Recorder},
+    serving::Health,
     telemetry,
 };
 
@@ -33,34 +39,99 @@ pub struct LeadershipLost {
 }
 
 /// `<hostname>_<uuid>`: who we are in the Lease.
-pub fn identity() -> String {
+fn identity() -> String {
     let hostname = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     format!("{}_{}", hostname.trim(), uuid::Uuid::new_v4())
 }
 
-/// Waits for leadership, then runs `on_started` while renewing the lease.
-///
-/// Without `--leader-elect` it just runs `on_started`. The token given to it is cancelled at shutdown; when it has finished, the lease
-/// is released. Losing the lease drops `on_started` and is an error, after which the daemon exits. `component` names the lease
-/// (unless a flag does) and the event source; `identity` is normally [`identity()`].
-pub async fn run<F, Fut>(
+/// One candidate for a lease.
+pub struct Election {
     client: Client,
-    flags: &LeaderElection,
-    component: &str,
+    flags: LeaderElection,
+    component: String,
     identity: String,
-    shutdown: CancellationToken,
-    on_started: F,
-) -> anyhow::Result<()>
+    watchdog: Watchdog,
+}
+
+impl Election {
+    /// A candidate of its own identity. `component` names the lease (unless a flag does) and the event source.
+    ///
+    /// # Errors
+    /// When the flags' times can't work together.
+    pub fn new(client: Client, flags: &LeaderElection, component: &str) -> anyhow::Result<Self> {
+        if flags.leader_elect {
+            validate(flags)?;
+        }
+        let watchdog = Watchdog { renewed: Arc::default(), lease_duration: flags.leader_elect_lease_duration };
+        Ok(Self { client, flags: flags.clone(), component: component.to_owned(), identity: identity(), watchdog })
+    }
+
+    /// Who we are in the Lease.
+    pub fn identity(&self) -> &str {
+        &self.identity
+    }
+
+    /// Registers upstream's `leaderElection` check: a leader who neither renews nor steps down is sick. Nothing without `--leader-elect`.
+    pub fn register(&self, health: &Health) {
+        if self.flags.leader_elect {
+            let (watchdog, name) = (self.watchdog.clone(), lease_name(&self.flags, &self.component));
+            health.register_at(&["healthz", "readyz"], "leaderElection", move || watchdog.check(&name));
+        }
+    }
+
+    /// Waits for leadership, then runs `on_started` while renewing the lease.
+    ///
+    /// Without `--leader-elect` it just runs `on_started`. The token given to it is cancelled at shutdown; when it has finished, the
+    /// lease is released. Losing the lease drops `on_started` and is an error, after which the daemon exits.
+    pub async fn run<F, Fut>(self, shutdown: CancellationToken, on_started: F) -> anyhow::Result<()>
+    where
+        F: FnOnce(CancellationToken) -> Fut,
+        Fut: Future<Output = anyhow::Result<()>>,
+    {
+        if !self.flags.leader_elect {
+            return on_started(shutdown).await;
+        }
+        campaign(self, shutdown, on_started).await
+    }
+}
+
+/// When the lease that we hold was last renewed; None while somebody else leads.
+#[derive(Clone)]
+struct Watchdog {
+    renewed: Arc<Mutex<Option<Instant>>>,
+    lease_duration: Duration,
+}
+
+/// What upstream allows beyond the lease's end.
+const OVERDUE: Duration = Duration::from_secs(20);
+
+impl Watchdog {
+    fn set(&self, renewed: Option<Instant>) {
+        *self.renewed.lock() = renewed;
+    }
+
+    fn check(&self, name: &str) -> Result<(), String> {
+        match *self.renewed.lock() {
+            Some(renewed) if renewed.elapsed() > self.lease_duration + OVERDUE => {
+                Err(format!("failed election to renew leadership on lease {name}"))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+fn lease_name(flags: &LeaderElection, component: &str) -> String {
+    flags.leader_elect_resource_name.clone().unwrap_or_else(|| component.to_owned())
+}
+
+async fn campaign<F, Fut>(election: Election, shutdown: CancellationToken, on_started: F) -> anyhow::Result<()>
 where
     F: FnOnce(CancellationToken) -> Fut,
     Fut: Future<Output = anyhow::Result<()>>,
 {
-    if !flags.leader_elect {
-        return on_started(shutdown).await;
-    }
-    validate(flags)?;
-    let recorder = Recorder::new(client.clone(), component, "");
-    let mut elector = Elector::new(client, flags, component, identity);
+    let recorder = Recorder::new(election.client.clone(), &election.component, "");
+    let watchdog = election.watchdog.clone();
+    let mut elector = Elector::new(election);
     tracing::info!(lease = elector.describe(), "attempting to acquire leader lease");
     if !elector.acquire(&shutdown).await {
         return Ok(());
@@ -83,6 +154,7 @@ where
         }
         _ = &mut renewing => Err(lost.into()),
     };
+    watchdog.set(None);
     master_status(&name, 0.0);
     recorder.event(&lease, EventType::Normal, "LeaderElection", format!("{identity} stopped leading"));
     result
@@ -91,7 +163,8 @@ where
 fn validate(flags: &LeaderElection) -> anyhow::Result<()> {
     let (lease, renew, retry) =
         (flags.leader_elect_lease_duration, flags.leader_elect_renew_deadline, flags.leader_elect_retry_period);
-    anyhow::ensure!(flags.leader_elect_resource_lock == "leases", "--leader-elect-resource-lock must be \"leases\"");
+    let lock = &flags.leader_elect_resource_lock;
+    anyhow::ensure!(lock == "leases", "--leader-elect-resource-lock: {lock:?} is not supported, only \"leases\" is");
     anyhow::ensure!(lease > renew, "leaseDuration must be greater than renewDeadline");
     anyhow::ensure!(renew > retry.mul_f64(JITTER), "renewDeadline must be greater than retryPeriod*JitterFactor");
     anyhow::ensure!(
@@ -123,17 +196,21 @@ struct Elector {
     /// The lease as last seen, and when it last changed by our clock (never by the holder's).
     observed: Option<Lease>,
     observed_at: Instant,
+    watchdog: Watchdog,
 }
 
 impl Elector {
-    fn new(client: Client, flags: &LeaderElection, component: &str, identity: String) -> Self {
+    fn new(election: Election) -> Self {
+        let Election { client, flags, component, identity, watchdog } = election;
         let namespace = flags.leader_elect_resource_namespace.clone();
-        master_status(flags.leader_elect_resource_name.as_deref().unwrap_or(component), 0.0);
+        let name = lease_name(&flags, &component);
+        master_status(&name, 0.0);
         Self {
             api: Api::namespaced(client, &namespace),
             namespace,
-            name: flags.leader_elect_resource_name.clone().unwrap_or_else(|| component.to_owned()),
+            name,
             identity,
+            watchdog,
             lease_duration: flags.leader_elect_lease_duration,
             renew_deadline: flags.leader_elect_renew_deadline,
             retry_period: flags.leader_elect_retry_period,
@@ -166,7 +243,10 @@ impl Elector {
             let attempt = tokio::time::timeout(self.renew_deadline, self.acquire_or_renew());
             tokio::select! {
                 () = shutdown.cancelled() => return false,
-                outcome = attempt => if matches!(outcome, Ok(true)) { return true },
+                outcome = attempt => if matches!(outcome, Ok(true)) {
+                    self.watchdog.set(Some(Instant::now()));
+                    return true;
+                },
             }
             let pause = self.retry_period.mul_f64(1.0 + rand::random_range(0.0..JITTER));
             tokio::select! {
@@ -185,7 +265,10 @@ impl Elector {
                 () = tokio::time::sleep(self.retry_period) => {}
             }
             match tokio::time::timeout_at(deadline, self.acquire_or_renew()).await {
-                Ok(true) => deadline = Instant::now() + self.renew_deadline,
+                Ok(true) => {
+                    self.watchdog.set(Some(Instant::now()));
+                    deadline = Instant::now() + self.renew_deadline;
+                }
                 _ if Instant::now() >= deadline => {
                     return tracing::error!(lease = self.describe(), "failed to renew lease");
                 }
@@ -325,6 +408,17 @@ mod tests {
         assert_eq!(renewed.renew_time, Some(MicroTime(later)));
         let taken = next_spec(Some(spec("other")), "me", Duration::from_secs(15), later);
         assert_eq!((taken.acquire_time, taken.lease_transitions), (Some(MicroTime(later)), Some(1)));
+    }
+
+    #[test]
+    fn a_leader_who_stopped_renewing_is_sick() {
+        let watchdog = Watchdog { renewed: Arc::default(), lease_duration: Duration::from_secs(15) };
+        let ago = |seconds| Instant::now().checked_sub(Duration::from_secs(seconds));
+        assert!(watchdog.check("l").is_ok(), "a standby is well");
+        watchdog.set(ago(30));
+        assert!(watchdog.check("l").is_ok());
+        watchdog.set(ago(36));
+        assert_eq!(watchdog.check("l").unwrap_err(), "failed election to renew leadership on lease l");
     }
 
     #[test]

@@ -70,13 +70,15 @@ async fn leads_renews_and_releases_at_shutdown() {
     let (stop, watched) = (shutdown.clone(), server.clone());
     let holder =
         |server: &Server| server.lease.lock().as_ref().unwrap()["spec"]["holderIdentity"].as_str().unwrap().to_owned();
-    let result = run(client, &flags, "test-leads", "me".into(), shutdown, |token| async move {
+    let election = Election::new(client, &flags, "test-leads").unwrap();
+    let me = election.identity().to_owned();
+    let result = election.run(shutdown, |token| async move {
         let renewed = |server: &Server| server.lease.lock().as_ref().unwrap()["spec"]["renewTime"].clone();
         let first = renewed(&watched);
         while renewed(&watched) == first {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
-        assert_eq!(holder(&watched), "me");
+        assert_eq!(holder(&watched), me);
         stop.cancel();
         token.cancelled().await;
         Ok(())
@@ -88,7 +90,8 @@ async fn leads_renews_and_releases_at_shutdown() {
 #[tokio::test]
 async fn losing_the_server_ends_leadership() {
     let (server, client, flags, shutdown) = start().await;
-    let result = run(client, &flags, "test-loses", "me".into(), shutdown, |_token| async move {
+    let election = Election::new(client, &flags, "test-loses").unwrap();
+    let result = election.run(shutdown, |_token| async move {
         server.broken.store(true, Ordering::SeqCst);
         std::future::pending().await
     });

@@ -6,6 +6,7 @@ use http::{Response, StatusCode};
 use parking_lot::RwLock;
 
 use super::{Body, text};
+use crate::client::Reach;
 
 type CheckFn = Arc<dyn Fn() -> Result<(), String> + Send + Sync>;
 
@@ -13,8 +14,12 @@ type CheckFn = Arc<dyn Fn() -> Result<(), String> + Send + Sync>;
 struct Check {
     name: String,
     run: CheckFn,
-    ready_only: bool,
+    endpoints: &'static [&'static str],
+    /// Whether the list of all checks tells why this one fails; upstream's withhold it.
+    told: bool,
 }
+
+const ENDPOINTS: &[&str] = &["healthz", "livez", "readyz"];
 
 /// The health checks of a daemon. Clones share the checks; more may be registered at any time.
 #[derive(Clone)]
@@ -38,24 +43,41 @@ impl Health {
 
     /// A check for all three paths. Checks are quick: they look at state, they don't wait.
     pub fn register(&self, name: &str, check: impl Fn() -> Result<(), String> + Send + Sync + 'static) {
-        self.add(name, Arc::new(check), false);
+        self.register_at(ENDPOINTS, name, check);
     }
 
     /// A check for /readyz only: who fails it is alive but should get no traffic yet.
     pub fn register_ready(&self, name: &str, check: impl Fn() -> Result<(), String> + Send + Sync + 'static) {
-        self.add(name, Arc::new(check), true);
+        self.register_at(&["readyz"], name, check);
     }
 
-    fn add(&self, name: &str, run: CheckFn, ready_only: bool) {
-        self.checks.write().push(Check { name: name.to_owned(), run, ready_only });
+    /// A check for these of `healthz`, `livez` and `readyz`.
+    pub fn register_at(
+        &self,
+        endpoints: &'static [&'static str],
+        name: &str,
+        check: impl Fn() -> Result<(), String> + Send + Sync + 'static,
+    ) {
+        self.add(Check { name: name.to_owned(), run: Arc::new(check), endpoints, told: false });
+    }
+
+    /// The `apiserver` check of /readyz: whether the daemon's requests are answered. Everyone is told why not, since a daemon
+    /// that can't reach the apiserver can't ask it who may read more.
+    pub fn register_apiserver(&self, reach: Reach) {
+        let run: CheckFn = Arc::new(move || reach.check());
+        self.add(Check { name: "apiserver".into(), run, endpoints: &["readyz"], told: true });
+    }
+
+    fn add(&self, check: Check) {
+        self.checks.write().push(check);
     }
 
     /// Answers `/healthz`, `/livez`, `/readyz` and `/<endpoint>/<check>`; None for other paths.
     pub fn respond(&self, path: &str, query: Option<&str>) -> Option<Response<Body>> {
         let mut parts = path.strip_prefix('/')?.splitn(2, '/');
-        let endpoint = parts.next().filter(|endpoint| ["healthz", "livez", "readyz"].contains(endpoint))?;
+        let endpoint = parts.next().filter(|endpoint| ENDPOINTS.contains(endpoint))?;
         let all = self.checks.read().clone();
-        let checks: Vec<Check> = all.into_iter().filter(|check| endpoint == "readyz" || !check.ready_only).collect();
+        let checks: Vec<Check> = all.into_iter().filter(|check| check.endpoints.contains(&endpoint)).collect();
         match parts.next().filter(|name| !name.is_empty()) {
             None => Some(answer(endpoint, &checks, query.unwrap_or_default())),
             Some(name) => checks.iter().find(|check| check.name == name).map(|check| match (check.run)() {
@@ -83,8 +105,9 @@ fn answer(endpoint: &str, checks: &[Check], query: &str) -> Response<Body> {
         match (check.run)() {
             Ok(()) => report.push_str(&format!("[+]{name} ok\n")),
             Err(error) => {
+                let reason = if check.told { error.as_str() } else { "reason withheld" };
+                report.push_str(&format!("[-]{name} failed: {reason}\n"));
                 failed.push(format!("{name}: {error}"));
-                report.push_str(&format!("[-]{name} failed: reason withheld\n"));
             }
         }
     }

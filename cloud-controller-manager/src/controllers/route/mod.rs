@@ -60,7 +60,7 @@ pub(crate) fn start(ctx: &Context) -> anyhow::Result<Option<Task>> {
     let controller = Controller {
         client: ctx.client.clone(),
         routes,
-        cluster: ctx.options.cluster_name.clone(),
+        cluster: ctx.options.generic.cluster_name.clone(),
         networks,
         nodes: ctx.factory.informer(),
         events: ctx.recorder.for_component("route_controller"),

@@ -31,7 +31,7 @@ enum SyncError {
 
 /// Sets up the controller; it does nothing unless `--allocate-node-cidrs`.
 pub(crate) fn start(ctx: &Context) -> anyhow::Result<Task> {
-    if !ctx.options.allocate_node_cidrs {
+    if !ctx.options.generic.allocate_node_cidrs {
         return Ok(Box::pin(async {}));
     }
     let client = ctx.client("node-controller");
