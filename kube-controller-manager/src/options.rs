@@ -173,7 +173,7 @@ mod tests {
         assert_eq!(options.node_monitor_grace_period, Duration::from_secs(50));
         assert_eq!((options.generic.client.kube_api_qps, options.generic.client.kube_api_burst), (20.0, 30));
         assert_eq!(options.terminated_pod_gc_threshold, 12500);
-        assert_eq!(parse(&["--controllers=-gc"]).unwrap().controllers, ["-gc"]);
+        assert_eq!(parse(&["--controllers=-gc"]).unwrap().generic.controllers, ["-gc"]);
         assert!(matches!(parse(&["--no-such-flag"]), Err(Exit::Error(e)) if e == "unknown flag: --no-such-flag"));
         assert!(
             parse(&["--allocate-node-cidrs"]).unwrap().validate().unwrap_err().to_string().contains("--cluster-cidr")

@@ -1,0 +1,11 @@
+//! The controller manager against our apiserver: how it starts, what its controllers bring about, who leads.
+#![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+
+mod election;
+mod loops;
+#[path = "../../../kube-apiserver/tests/neighbour/mod.rs"]
+mod neighbour;
+mod start;
+
+/// Who the daemon is.
+const USER: &str = "system:kube-controller-manager";

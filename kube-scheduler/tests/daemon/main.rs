@@ -1,0 +1,10 @@
+//! The scheduler against our apiserver: how it starts, and where pods go.
+#![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+
+#[path = "../../../kube-apiserver/tests/neighbour/mod.rs"]
+mod neighbour;
+mod placing;
+mod start;
+
+/// Who the daemon is.
+const USER: &str = "system:kube-scheduler";
