@@ -45,6 +45,24 @@ pub fn to_stored(target: Target<'_>, mut object: Value) -> Value {
     object
 }
 
+/// The stored form's name of a field that a client of `target` selects by; `None` when its version has no such field.
+#[must_use]
+pub fn field_label(target: Target<'_>, label: &str) -> Option<String> {
+    if target.is_stored_form() || target.resource.group != "events.k8s.io" {
+        return Some(label.to_owned());
+    }
+    event_label(label)
+}
+
+fn event_label(label: &str) -> Option<String> {
+    match label.strip_prefix("regarding.") {
+        Some(field) => Some(format!("involvedObject.{field}")),
+        None if label == "reportingController" => Some("reportingComponent".to_owned()),
+        None if matches!(label, "reason" | "type" | "metadata.name" | "metadata.namespace") => Some(label.to_owned()),
+        None => None,
+    }
+}
+
 fn set_version(object: &mut Value, api_version: &str, kind: &str) {
     if let Some(map) = object.as_object_mut() {
         map.insert("kind".to_owned(), kind.into());

@@ -6,7 +6,7 @@ use bytes::{Bytes, BytesMut};
 use http::Response;
 use serde_json::{Value, json};
 
-use super::{Target, output};
+use super::{Target, convert, output};
 use crate::{
     request::{
         ApiError, ApiResult,
@@ -46,7 +46,8 @@ pub async fn serve(call: &Call, target: Target<'_>) -> ApiResult<Response<Body>>
 pub async fn read(call: &Call, target: Target<'_>, options: &ListOptions) -> ApiResult<ListPage> {
     let strategy = target.store.strategy;
     let namespace = if target.resource.namespaced { call.info.namespace.as_str() } else { "" };
-    let selection = selector::selection(namespace, &options.label_selector, &options.field_selector, strategy)?;
+    let stored = |label: &str| convert::field_label(target, label);
+    let selection = selector::selection(namespace, &options.label_selector, &options.field_selector, strategy, stored)?;
     let query = ListQuery {
         selection,
         limit: options.limit,

@@ -9,7 +9,7 @@ use rand::RngExt;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::{Target, output};
+use super::{Target, convert, output};
 use crate::{
     request::{
         ApiError, ApiResult, RequestInfo,
@@ -59,8 +59,9 @@ fn selection(
 ) -> ApiResult<crate::storage::cache::Selection> {
     let namespace = if target.resource.namespaced { info.namespace.as_str() } else { "" };
     let store: &ResourceStore = target.store;
-    let mut selection =
-        selector::selection(namespace, &options.label_selector, &options.field_selector, store.strategy)?;
+    let stored = |label: &str| convert::field_label(target, label);
+    let (labels, fields) = (&options.label_selector, &options.field_selector);
+    let mut selection = selector::selection(namespace, labels, fields, store.strategy, stored)?;
     if info.names_object() {
         selection.name = Some(info.name.clone());
     }
@@ -112,7 +113,7 @@ impl Shape {
                 let store = server.registry.store_of(self.resource);
                 let store = store.ok_or_else(ApiError::unknown_resource)?;
                 let target = Target { resource: self.resource, sub: None, store };
-                let tree = super::convert::to_served(target, tree);
+                let tree = convert::to_served(target, tree);
                 let shaped = self.shape(target, tree);
                 Ok(event(kind.as_str(), &shaped))
             }

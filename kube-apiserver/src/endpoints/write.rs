@@ -124,6 +124,10 @@ pub async fn prepare_update(
     let strategy = target.store.strategy;
     let sub = target.sub.map(|s| s.name);
     let mut new = convert::to_stored(target, object);
+    if is_unconditional(&new) {
+        // Whoever names no version means the current one; admission and validation see that.
+        new["metadata"]["resourceVersion"] = current.revision.to_string().into();
+    }
     strategy.default(&mut new);
     let name = call.info.name.as_str();
     let request = attributes(call, target, Operation::Update, name, Some(&current.object), dry_run);
@@ -154,8 +158,7 @@ pub fn check_versions(target: Target<'_>, name: &str, object: &Value, current: &
         let why = format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {current_uid}");
         return Err(ApiError::conflict(group, resource, name, why));
     }
-    let version = text(&object["metadata"]["resourceVersion"]);
-    if version.is_empty() || version == "0" {
+    if is_unconditional(object) {
         if target.store.strategy.allow_unconditional_update() {
             return Ok(());
         }
@@ -170,10 +173,15 @@ pub fn check_versions(target: Target<'_>, name: &str, object: &Value, current: &
             }],
         ));
     }
-    if version != current.revision.to_string() {
+    if text(&object["metadata"]["resourceVersion"]) != current.revision.to_string() {
         return Err(ApiError::modified(group, resource, name));
     }
     Ok(())
+}
+
+/// Whether an update names no version of what it replaces.
+fn is_unconditional(object: &Value) -> bool {
+    matches!(object["metadata"]["resourceVersion"].as_str(), None | Some("" | "0"))
 }
 
 /// Stores the object, or removes it when it is marked for deletion and the update took its last finalizer.

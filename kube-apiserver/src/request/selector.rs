@@ -136,25 +136,30 @@ fn label_value(text: &str) -> Result<String, String> {
     Ok(value.to_owned())
 }
 
-/// Compiles a field selector.
+/// Compiles a field selector. `stored` gives the stored form's name of a field of the request's version, or `None` when
+/// that version does not have it.
 ///
 /// # Errors
 /// 400 for malformed terms and for fields that the kind does not offer.
-pub fn fields(text: &str, strategy: &dyn Strategy) -> ApiResult<Vec<FieldRequirement>> {
+pub fn fields(
+    text: &str,
+    strategy: &dyn Strategy,
+    stored: impl Fn(&str) -> Option<String>,
+) -> ApiResult<Vec<FieldRequirement>> {
     let mut terms = Vec::new();
     for term in split_escaped(text) {
         let (field, value, equal) = split_operator(&term)
             .ok_or_else(|| ApiError::bad_request(format!("invalid selector: '{text}'; can't understand '{term}'")))?;
         let known = strategy.field_labels();
-        if !known.contains(&field) {
+        let Some(label) = stored(field).filter(|label| known.contains(&label.as_str())) else {
             let special = known.len() > 2;
             return Err(ApiError::bad_request(if special {
                 format!("field label not supported: {field}")
             } else {
                 format!("{field:?} is not a known field selector: only \"metadata.name\", \"metadata.namespace\"")
             }));
-        }
-        terms.push(FieldRequirement { field: field.to_owned(), value: unescape(value), equal });
+        };
+        terms.push(FieldRequirement { field: label, value: unescape(value), equal });
     }
     Ok(terms)
 }
@@ -193,7 +198,7 @@ fn unescape(value: &str) -> String {
     value.replace("\\,", ",").replace("\\=", "=").replace("\\\\", "\\")
 }
 
-/// Everything that a list or watch selects by.
+/// Everything that a list or watch selects by; `stored` as for [`fields`].
 ///
 /// # Errors
 /// 400.
@@ -202,8 +207,9 @@ pub fn selection(
     label_selector: &str,
     field_selector: &str,
     strategy: &dyn Strategy,
+    stored: impl Fn(&str) -> Option<String>,
 ) -> ApiResult<Selection> {
-    let mut fields = fields(field_selector, strategy)?;
+    let mut fields = fields(field_selector, strategy, stored)?;
     let name = fields.iter().position(|t| t.equal && t.field == "metadata.name").map(|at| fields.remove(at).value);
     Ok(Selection {
         namespace: (!namespace.is_empty()).then(|| namespace.to_owned()),

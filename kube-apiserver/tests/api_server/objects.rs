@@ -29,6 +29,10 @@ async fn objects_live_and_survive_a_restart() {
 
     let same = call(&admin, "PUT", &format!("{MAPS}/a"), updated.clone()).await;
     assert_eq!(same["metadata"]["resourceVersion"], updated["metadata"]["resourceVersion"], "no-op writes nothing");
+    let mut unconditional = updated;
+    unconditional["metadata"]["resourceVersion"] = Value::Null;
+    unconditional["data"]["x"] = "4".into();
+    assert_eq!(call(&admin, "PUT", &format!("{MAPS}/a"), unconditional).await["data"]["x"], "4");
     let patched = call(&admin, "PATCH", &format!("{MAPS}/a"), json!({"data": {"x": null, "y": "3"}})).await;
     assert_eq!(patched["data"], json!({"y": "3"}));
 
