@@ -510,20 +510,24 @@ impl Options {
 }
 
 impl Config {
-    /// Whether a group version is served.
+    /// Whether a group version is served, at least in part.
     #[must_use]
     pub fn serves(&self, version: &common::api::GroupVersion) -> bool {
-        let name = version.api_version();
-        let named = self.runtime_config.iter().find(|(key, _)| *key == name).map(|(_, on)| *on);
-        let class = if version.version.contains("alpha") {
-            "api/alpha"
-        } else if version.version.contains("beta") {
-            "api/beta"
-        } else {
-            "api/ga"
+        version.resources.iter().any(|resource| self.serves_resource(resource))
+    }
+
+    /// Whether a resource of a group version is served: what names it most closely counts.
+    #[must_use]
+    pub fn serves_resource(&self, resource: &common::api::Resource) -> bool {
+        let version = resource.api_version();
+        let one = format!("{version}/{}", resource.plural);
+        let class = match resource.version {
+            v if v.contains("alpha") => "api/alpha",
+            v if v.contains("beta") => "api/beta",
+            _ => "api/ga",
         };
-        let general = |wanted: &str| self.runtime_config.iter().find(|(key, _)| key == wanted).map(|(_, on)| *on);
-        named.or_else(|| general(class)).or_else(|| general("api/all")).unwrap_or(version.on_by_default)
+        let said = |wanted: &str| self.runtime_config.iter().rev().find(|(key, _)| key == wanted).map(|(_, on)| *on);
+        [one.as_str(), &version, class, "api/all"].into_iter().find_map(said).unwrap_or(class == "api/ga")
     }
 
     /// The first service address: the `kubernetes` Service's.
@@ -546,18 +550,47 @@ fn parse_ports(text: &str) -> Result<(u16, u16), String> {
 }
 
 fn parse_runtime_config(values: &[String]) -> Result<Vec<(String, bool)>, String> {
-    values
+    let pairs: Vec<(String, bool)> = values
         .iter()
         .filter(|v| !v.is_empty())
         .map(|pair| {
             let (key, value) = pair.split_once('=').unwrap_or((pair, "true"));
             let on = if value.is_empty() { Ok(true) } else { flags::parse_go_bool(value) };
-            let on = on.map_err(|_| format!("invalid value of {key}={value} in --runtime-config"))?;
-            // Core's group version is called api/v1 here.
-            let key = if key == "api/v1" { "v1" } else { key };
-            Ok((key.to_owned(), on))
+            let on = on.map_err(|_| format!("invalid value {key}={value} in --runtime-config"))?;
+            Ok((runtime_key(key.trim())?, on))
         })
-        .collect()
+        .collect::<Result<_, String>>()?;
+    if pairs.len() == 1 && pairs[0] == ("api/all".to_owned(), false) {
+        return Err("invalid key with only api/all=false".to_owned());
+    }
+    Ok(pairs)
+}
+
+/// A key of `--runtime-config`, as `Config::serves_resource` looks for it: core's group version is called api/v1 here.
+fn runtime_key(key: &str) -> Result<String, String> {
+    if matches!(key, "api/all" | "api/ga" | "api/beta" | "api/alpha") {
+        return Ok(key.to_owned());
+    }
+    let parts: Vec<&str> = key.split('/').collect();
+    let (group, version) = match parts.as_slice() {
+        ["v1"] => ("", "v1"),
+        ["api", version, ..] if parts.len() <= 3 => ("", *version),
+        [group, version, ..] if parts.len() <= 3 => (*group, *version),
+        _ => return Err(format!("runtime-config invalid key {key}")),
+    };
+    let catalog = common::api::catalog();
+    if catalog.group(group).is_none() {
+        return Err(format!("unknown api groups {group}"));
+    }
+    if catalog.group_version(group, version).is_none() {
+        return Err(format!("group version {group}/{version} that has not been registered"));
+    }
+    if let Some(resource) = parts.get(2).filter(|r| r.to_lowercase() != **r) {
+        return Err(format!(
+            "invalid key {key}: group/version/resource and resource is always lowercase plural, not {resource:?}"
+        ));
+    }
+    Ok(key.strip_prefix("api/").unwrap_or(key).to_owned())
 }
 
 /// The address that other hosts see: of the interface towards the default route, else loopback.
@@ -618,6 +651,24 @@ mod tests {
         assert_eq!(config.kubernetes_service_ip().unwrap().to_string(), "10.96.0.1");
         assert_eq!(config.api_audiences, ["https://kubernetes.default.svc.cluster.local"]);
         assert_eq!(config.node_ports, (30000, 32767));
+    }
+
+    #[test]
+    fn runtime_config_turns_groups_versions_and_resources_on() {
+        let config =
+            parse(&["--runtime-config=api/beta=true,batch/v1/cronjobs=false,resource.k8s.io/v1beta1=false"]).unwrap();
+        let serves = |group, version, plural| {
+            config.serves_resource(common::api::catalog().by_plural(group, version, plural).unwrap())
+        };
+        assert!(serves("networking.k8s.io", "v1beta1", "ipaddresses") && serves("batch", "v1", "jobs"));
+        assert!(!serves("batch", "v1", "cronjobs") && !serves("resource.k8s.io", "v1beta1", "deviceclasses"));
+        assert!(!serves("resource.k8s.io", "v1alpha3", "devicetaintrules"));
+        let one = parse(&["--runtime-config=resource.k8s.io/v1alpha3/devicetaintrules"]).unwrap();
+        let version = common::api::catalog().group_version("resource.k8s.io", "v1alpha3").unwrap();
+        assert!(one.serves(version));
+        assert!(!one.serves_resource(version.resources.iter().find(|r| r.plural != "devicetaintrules").unwrap()));
+        assert!(parse(&["--runtime-config=nothing/v1=true"]).unwrap_err().contains("unknown api groups nothing"));
+        assert!(parse(&["--runtime-config=batch/v7=true"]).unwrap_err().contains("has not been registered"));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::{fs, io, path::PathBuf, sync::Arc, time::Duration};
 
+use http_body_util::{BodyExt, Limited};
 use hyper::{Request, Response, body::Incoming, client::conn::http1};
 use hyper_util::rt::TokioIo;
 use rustls::{
@@ -25,6 +26,9 @@ use crate::{
 
 /// How long a connection may take to come about.
 const CONNECT: Duration = Duration::from_secs(10);
+
+/// What a health endpoint may answer.
+const MAX_PROBE_BODY: usize = 10 * 1024;
 
 /// The flags that concern kubelets.
 #[derive(Clone, Debug, Default)]
@@ -139,6 +143,19 @@ impl Backends {
         };
         let name = ServerName::try_from(location.host.clone()).map_err(io::Error::other)?;
         Ok(Box::new(connector.connect(name, stream).await?))
+    }
+
+    /// Asks a health endpoint over TLS, whatever its certificate; says whether it is well, and its text.
+    ///
+    /// # Errors
+    /// When it can't be reached or answers no HTTP.
+    pub async fn probe(&self, host: &str, port: u16, path: &str) -> ApiResult<(bool, String)> {
+        let location = Location { scheme: Scheme::Tls, host: host.to_owned(), port, path: path.to_owned() };
+        let request = Request::get(path).header("host", host).body(crate::server::response::empty());
+        let response = self.send(&location, request.map_err(ApiError::internal)?).await?;
+        let well = response.status().is_success();
+        let body = Limited::new(response.into_body(), MAX_PROBE_BODY).collect().await.map_err(ApiError::internal)?;
+        Ok((well, String::from_utf8_lossy(&body.to_bytes()).into_owned()))
     }
 
     /// Sends one request on a connection of its own. The connection can be upgraded.

@@ -26,6 +26,14 @@ const FLOW: Rules = Rules {
 
 pub(crate) const RULES: &[Rules] = &[
     Rules {
+        resource: "componentstatuses",
+        kind: "ComponentStatus",
+        namespaced: false,
+        columns: &[NAME, text("Status"), text("Message"), text("Error")],
+        row: component_status_row,
+        ..Rules::GENERIC
+    },
+    Rules {
         group: "coordination.k8s.io",
         resource: "leases",
         kind: "Lease",
@@ -134,6 +142,17 @@ pub(crate) const RULES: &[Rules] = &[
         ..Rules::GENERIC
     },
 ];
+
+fn component_status_row(obj: &Value, _: Timestamp) -> Row {
+    let healthy = list_at(obj, "conditions").iter().find(|c| str_at(c, "type") == "Healthy");
+    let part = |field: &str| healthy.map(|c| str_at(c, field)).unwrap_or_default();
+    let status = match part("status") {
+        "True" => "Healthy",
+        "False" => "Unhealthy",
+        _ => "Unknown",
+    };
+    vec![name(obj), status.into(), part("message").into(), part("error").into()]
+}
 
 fn lease(obj: &Value, errs: &mut ErrorList) {
     if let Some(seconds) = int_at(obj, "spec.leaseDurationSeconds").filter(|seconds| *seconds <= 0) {

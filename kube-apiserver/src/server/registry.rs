@@ -247,18 +247,19 @@ impl ResourceStore {
 /// All stored resources.
 pub struct Registry {
     stores: HashMap<&'static str, ResourceStore>,
-    served: HashMap<(&'static str, &'static str), bool>,
+    /// What clients may use of the catalog.
+    served: std::collections::HashSet<(&'static str, &'static str, &'static str)>,
     store: Arc<dyn Store>,
     prefix: String,
 }
 
 impl Registry {
-    /// A registry over `store`; caches start with their first use. `served` says which group versions clients may use.
+    /// A registry over `store`; caches start with their first use. `served` says which resources clients may use.
     pub fn new(
         store: Arc<dyn Store>,
         prefix: &str,
         event_ttl: Duration,
-        served: impl Fn(&common::api::GroupVersion) -> bool,
+        served: impl Fn(&Resource) -> bool,
         shutdown: &CancellationToken,
     ) -> Self {
         let mut stores = HashMap::new();
@@ -271,20 +272,15 @@ impl Registry {
                 resource_store(&store, prefix, storage.prefix, kept, ttl, shutdown)
             });
         }
-        let served = catalog().group_versions().map(|gv| ((gv.group, gv.version), served(gv))).collect();
+        let served = catalog().resources().filter(|r| served(r)).map(|r| (r.group, r.version, r.plural)).collect();
         Self { stores, served, store, prefix: prefix.to_owned() }
     }
 
     /// The resource at a URL, if it is served.
     #[must_use]
     pub fn resolve(&self, group: &str, version: &str, plural: &str) -> Option<&'static Resource> {
-        self.serves(group, version).then(|| catalog().by_plural(group, version, plural)).flatten()
-    }
-
-    /// Whether a group version is served.
-    #[must_use]
-    pub fn serves(&self, group: &str, version: &str) -> bool {
-        self.served.iter().any(|((g, v), on)| *g == group && *v == version && *on)
+        let found = catalog().by_plural(group, version, plural)?;
+        self.served.contains(&(found.group, found.version, found.plural)).then_some(found)
     }
 
     /// Where a resource is stored; `None` for reviews and the like.

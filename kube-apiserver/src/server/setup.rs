@@ -67,7 +67,7 @@ pub fn build(
         store,
         &options.storage.etcd_prefix,
         options.storage.event_ttl,
-        |version| config.serves(version),
+        |resource| config.serves_resource(resource),
         &stopped,
     );
     let (authenticator, issuer) = authentication(options, &config.api_audiences)?;
@@ -101,12 +101,12 @@ pub fn build(
 }
 
 fn discovery(config: &Arc<Config>) -> Discovery {
-    let serves = Arc::clone(config);
+    let (versions, resources) = (Arc::clone(config), Arc::clone(config));
     let paths =
         ["/healthz", "/livez", "/readyz", "/metrics", "/openapi/v2", "/openapi/v3", "/openid/v1/jwks", "/version"];
     Discovery::new(discovery::Options {
-        group_version: Arc::new(move |version| serves.serves(version)),
-        resource: Arc::new(|_| true),
+        group_version: Arc::new(move |version| versions.serves(version)),
+        resource: Arc::new(move |resource| resources.serves_resource(resource)),
         server_address: format!("{}:{}", config.advertise_address, config.options.serving.secure_port),
         paths: paths.map(str::to_owned).to_vec(),
     })

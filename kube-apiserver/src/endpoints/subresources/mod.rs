@@ -1,6 +1,7 @@
 //! Subresources and resources that are only ever created (reviews, bindings).
 
 mod binding;
+mod component_status;
 mod eviction;
 mod guard;
 mod reviews;
@@ -53,6 +54,9 @@ fn is_object(target: Target<'_>) -> bool {
 /// # Errors
 /// What the client is to hear.
 pub async fn virtual_create(call: &Call, resource: &'static Resource, body: Incoming) -> ApiResult<Response<Body>> {
+    if resource.plural == "componentstatuses" {
+        return component_status::serve(call).await;
+    }
     if call.method != Method::POST || call.info.names_object() {
         return if call.method == Method::POST { Ok(not_served()) } else { Err(ApiError::method_not_allowed()) };
     }

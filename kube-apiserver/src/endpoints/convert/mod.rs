@@ -1,7 +1,10 @@
 //! Between the version a client speaks and the version that is stored.
 //!
-//! Most versions of a kind have the same fields, so that only `apiVersion` differs. Events are the exception: core/v1
-//! and events.k8s.io/v1 share one store under different field names.
+//! Most versions of a kind have the same fields, so that only `apiVersion` differs. The exceptions: events, which core/v1 and
+//! events.k8s.io/v1 share under different field names, autoscaling/v1 and resource.k8s.io/v1beta1.
+
+mod autoscaling;
+mod devices;
 
 use serde_json::{Map, Value};
 
@@ -25,8 +28,11 @@ pub fn to_served(target: Target<'_>, mut object: Value) -> Value {
     if target.is_stored_form() {
         return object;
     }
-    if target.resource.group == "events.k8s.io" {
-        rename(&mut object, true);
+    match (target.resource.group, target.resource.version) {
+        ("events.k8s.io", _) => rename(&mut object, true),
+        ("autoscaling", "v1") => autoscaling::to_v1(&mut object),
+        ("resource.k8s.io", "v1beta1") => devices::to_v1beta1(&mut object, target.resource.kind),
+        _ => {}
     }
     set_version(&mut object, &target.resource.api_version(), target.resource.kind);
     object
@@ -38,8 +44,11 @@ pub fn to_stored(target: Target<'_>, mut object: Value) -> Value {
     if target.is_stored_form() {
         return object;
     }
-    if target.resource.group == "events.k8s.io" {
-        rename(&mut object, false);
+    match (target.resource.group, target.resource.version) {
+        ("events.k8s.io", _) => rename(&mut object, false),
+        ("autoscaling", "v1") => autoscaling::to_v2(&mut object),
+        ("resource.k8s.io", "v1beta1") => devices::from_v1beta1(&mut object, target.resource.kind),
+        _ => {}
     }
     set_version(&mut object, &target.store.resource.api_version(), target.store.resource.kind);
     object
