@@ -1,12 +1,21 @@
 //! Admission: plugins that may change or refuse a write, one file each, in upstream's order.
 
+mod certificates;
 mod default_tolerations;
+mod ingress_class;
+mod limit_ranger;
 mod namespace_lifecycle;
 mod node_restriction;
+mod owner_references;
+mod pod_security;
 mod priority;
+mod quota;
 mod runtime_class;
 mod service_account;
+mod simple;
+mod storage;
 mod taint_nodes;
+mod topology_labels;
 
 use async_trait::async_trait;
 use serde_json::Value;
@@ -14,6 +23,7 @@ use serde_json::Value;
 use crate::{
     request::{ApiError, ApiResult, options::DeleteOptions},
     server::Call,
+    storage::cache::{ListQuery, ResourceVersion, Selection},
 };
 
 /// What is being done.
@@ -60,6 +70,18 @@ impl Attributes<'_> {
         self.group == group && self.resource == resource && self.subresource.is_empty()
     }
 
+    /// The objects of another kind, of one namespace or of all, as the cache has them.
+    ///
+    /// # Errors
+    /// The cache is unavailable.
+    pub async fn list(&self, group: &str, plural: &str, namespace: Option<&str>) -> ApiResult<Vec<Value>> {
+        let store = self.call.registry.of(group, plural)?;
+        let selection = Selection::namespace(namespace);
+        let query = ListQuery { selection, version: ResourceVersion::Any, ..ListQuery::default() };
+        let page = store.cache.list(query).await.map_err(|e| store.cache_error(e))?;
+        page.items.iter().map(|item| serde_json::from_slice(item.bytes()).map_err(ApiError::internal)).collect()
+    }
+
     /// 403 about the object.
     #[must_use]
     pub fn forbidden(&self, why: impl std::fmt::Display) -> ApiError {
@@ -103,44 +125,46 @@ const fn here(name: &'static str, default_on: bool, make: Constructor) -> Known 
 
 /// All of upstream's plugins in upstream's order.
 const KNOWN: &[Known] = &[
-    later("AlwaysAdmit", false),
+    here("AlwaysAdmit", false, || Box::new(simple::AlwaysAdmit)),
     later("NamespaceAutoProvision", false),
     here("NamespaceLifecycle", true, || Box::new(namespace_lifecycle::NamespaceLifecycle)),
-    later("NamespaceExists", false),
-    later("LimitPodHardAntiAffinityTopology", false),
-    later("LimitRanger", true),
+    here("NamespaceExists", false, || Box::new(simple::NamespaceExists)),
+    here("LimitPodHardAntiAffinityTopology", false, || Box::new(simple::LimitPodHardAntiAffinityTopology)),
+    here("LimitRanger", true, || Box::new(limit_ranger::LimitRanger)),
     here("ServiceAccount", true, || Box::new(service_account::ServiceAccount)),
     here("NodeRestriction", false, || Box::new(node_restriction::NodeRestriction)),
     here("TaintNodesByCondition", true, || Box::new(taint_nodes::TaintNodesByCondition)),
-    later("AlwaysPullImages", false),
+    here("AlwaysPullImages", false, || Box::new(simple::AlwaysPullImages)),
     later("ImagePolicyWebhook", false),
-    later("PodSecurity", true),
+    here("PodSecurity", true, || Box::new(pod_security::PodSecurity)),
     later("PodNodeSelector", false),
-    later("PodTopologyLabels", true),
+    here("PodTopologyLabels", true, || Box::new(topology_labels::PodTopologyLabels)),
     here("Priority", true, || Box::new(priority::Priority)),
     here("DefaultTolerationSeconds", true, || Box::new(default_tolerations::DefaultTolerationSeconds)),
     later("PodTolerationRestriction", false),
     later("EventRateLimit", false),
-    later("ExtendedResourceToleration", false),
-    later("DefaultStorageClass", true),
-    later("StorageObjectInUseProtection", true),
-    later("OwnerReferencesPermissionEnforcement", false),
-    later("PersistentVolumeClaimResize", true),
+    here("ExtendedResourceToleration", false, || Box::new(simple::ExtendedResourceToleration)),
+    here("DefaultStorageClass", true, || Box::new(storage::DefaultStorageClass)),
+    here("StorageObjectInUseProtection", true, || Box::new(storage::StorageObjectInUseProtection)),
+    here("OwnerReferencesPermissionEnforcement", false, || {
+        Box::new(owner_references::OwnerReferencesPermissionEnforcement)
+    }),
+    here("PersistentVolumeClaimResize", true, || Box::new(storage::PersistentVolumeClaimResize)),
     here("RuntimeClass", true, || Box::new(runtime_class::RuntimeClass)),
-    later("CertificateApproval", true),
-    later("CertificateSigning", true),
-    later("ClusterTrustBundleAttest", true),
-    later("CertificateSubjectRestriction", true),
-    later("DefaultIngressClass", true),
-    later("DenyServiceExternalIPs", false),
+    here("CertificateApproval", true, || Box::new(certificates::CertificateApproval)),
+    here("CertificateSigning", true, || Box::new(certificates::CertificateSigning)),
+    here("ClusterTrustBundleAttest", true, || Box::new(certificates::ClusterTrustBundleAttest)),
+    here("CertificateSubjectRestriction", true, || Box::new(certificates::CertificateSubjectRestriction)),
+    here("DefaultIngressClass", true, || Box::new(ingress_class::DefaultIngressClass)),
+    here("DenyServiceExternalIPs", false, || Box::new(simple::DenyServiceExternalIPs)),
     later("NodeDeclaredFeatureValidator", true),
     later("PodGroupWorkloadExists", false),
     later("MutatingAdmissionPolicy", true),
     later("MutatingAdmissionWebhook", true),
     later("ValidatingAdmissionPolicy", true),
     later("ValidatingAdmissionWebhook", true),
-    later("ResourceQuota", true),
-    later("AlwaysDeny", false),
+    here("ResourceQuota", true, || Box::new(quota::ResourceQuota)),
+    here("AlwaysDeny", false, || Box::new(simple::AlwaysDeny)),
 ];
 
 /// The enabled plugins in order.
@@ -208,6 +232,23 @@ impl Chain {
     pub fn names(&self) -> impl Iterator<Item = &'static str> {
         self.0.iter().map(|p| p.name())
     }
+}
+
+/// The newest of the objects that one of these annotations marks as default; by name among equals.
+fn newest_default<'a>(objects: &'a [Value], annotations: &[&str]) -> Option<&'a str> {
+    let text = |object: &'a Value, field: &str| object["metadata"][field].as_str().unwrap_or_default();
+    let marked = |object: &&Value| annotations.iter().any(|name| object["metadata"]["annotations"][*name] == "true");
+    let order = |a: &&'a Value, b: &&'a Value| {
+        text(a, "creationTimestamp").cmp(text(b, "creationTimestamp")).then(text(b, "name").cmp(text(a, "name")))
+    };
+    objects.iter().filter(marked).max_by(order).map(|object| text(object, "name"))
+}
+
+/// Several complaints in one text, as upstream's aggregates read: one as it is, more in brackets, repeats dropped.
+fn joined(mut texts: Vec<String>) -> String {
+    let mut seen = std::collections::BTreeSet::new();
+    texts.retain(|text| seen.insert(text.clone()));
+    if texts.len() == 1 { texts.remove(0) } else { format!("[{}]", texts.join(", ")) }
 }
 
 /// A static pod's shadow in the API.

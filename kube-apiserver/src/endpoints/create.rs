@@ -20,7 +20,7 @@ const GENERATE_ATTEMPTS: usize = 8;
 /// # Errors
 /// What the client is to hear.
 pub async fn serve(call: &Call, target: Target<'_>, body: Incoming) -> ApiResult<Response<Body>> {
-    super::not_yet::check(call, target)?;
+    super::not_yet::check(target)?;
     let wanted = negotiate::output(&call.headers, false)?;
     let options = WriteOptions::parse(&call.query, "CreateOptions")?;
     let object = write::read_object(call, body, target.expected(), &options).await?;

@@ -124,7 +124,8 @@ struct Removal<'a> {
 #[async_trait]
 impl Mutation for Removal<'_> {
     async fn attempt(&mut self, current: &Stored) -> ApiResult<Change> {
-        self.check_preconditions(current)?;
+        let resource = (self.target.resource.group, self.target.resource.plural);
+        check_preconditions(resource, self.name, self.options, current)?;
         let request = admission::Attributes {
             delete: Some(self.options),
             ..write::attributes(
@@ -148,27 +149,35 @@ impl Mutation for Removal<'_> {
     }
 }
 
-impl Removal<'_> {
-    fn check_preconditions(&self, current: &Stored) -> ApiResult<()> {
-        let Some(wanted) = &self.options.preconditions else { return Ok(()) };
-        let (group, resource) = (self.target.resource.group, self.target.resource.plural);
-        let uid = current.object["metadata"]["uid"].as_str().unwrap_or_default();
-        if let Some(wanted) = wanted.uid.as_deref().filter(|w| *w != uid) {
-            let why = format!(
-                "the UID in the precondition ({wanted}) does not match the UID in record ({uid}). The object might have been deleted and then recreated"
-            );
-            return Err(ApiError::conflict(group, resource, self.name, why));
-        }
-        let version = current.revision.to_string();
-        if let Some(wanted) = wanted.resource_version.as_deref().filter(|w| *w != version) {
-            let why = format!(
-                "the ResourceVersion in the precondition ({wanted}) does not match the ResourceVersion in record ({version}). The object might have been modified"
-            );
-            return Err(ApiError::conflict(group, resource, self.name, why));
-        }
-        Ok(())
+/// Checks the uid and version that the options demand.
+///
+/// # Errors
+/// 409.
+pub fn check_preconditions(
+    (group, resource): (&str, &str),
+    name: &str,
+    options: &DeleteOptions,
+    current: &Stored,
+) -> ApiResult<()> {
+    let Some(wanted) = &options.preconditions else { return Ok(()) };
+    let uid = current.object["metadata"]["uid"].as_str().unwrap_or_default();
+    if let Some(wanted) = wanted.uid.as_deref().filter(|w| *w != uid) {
+        let why = format!(
+            "the UID in the precondition ({wanted}) does not match the UID in record ({uid}). The object might have been deleted and then recreated"
+        );
+        return Err(ApiError::conflict(group, resource, name, why));
     }
+    let version = current.revision.to_string();
+    if let Some(wanted) = wanted.resource_version.as_deref().filter(|w| *w != version) {
+        let why = format!(
+            "the ResourceVersion in the precondition ({wanted}) does not match the ResourceVersion in record ({version}). The object might have been modified"
+        );
+        return Err(ApiError::conflict(group, resource, name, why));
+    }
+    Ok(())
+}
 
+impl Removal<'_> {
     fn decide(&self, current: &Stored) -> Change {
         let mut object = current.object.clone();
         if self.is_namespace() {

@@ -140,16 +140,25 @@ fn request(obj: &Value, errs: &mut ErrorList) {
 }
 
 fn parse_request(encoded: &str) -> Result<(), String> {
+    organizations(encoded).map(|_| ())
+}
+
+/// The organizations that a certificate request (PEM in base64) asks for.
+///
+/// # Errors
+/// When it is no such request.
+pub(crate) fn organizations(encoded: &str) -> Result<Vec<String>, String> {
+    use x509_parser::prelude::FromDer as _;
     let wrong = "PEM block type must be CERTIFICATE REQUEST";
     let bytes = BASE64_STANDARD.decode(encoded).map_err(|error| error.to_string())?;
     let (_, pem) = x509_parser::pem::parse_x509_pem(&bytes).map_err(|_| wrong.to_string())?;
     if pem.label != "CERTIFICATE REQUEST" {
         return Err(wrong.to_string());
     }
-    use x509_parser::prelude::FromDer as _;
-    x509_parser::certification_request::X509CertificationRequest::from_der(&pem.contents)
-        .map(|_| ())
-        .map_err(|error| error.to_string())
+    let (_, request) = x509_parser::certification_request::X509CertificationRequest::from_der(&pem.contents)
+        .map_err(|error| error.to_string())?;
+    let subject = &request.certification_request_info.subject;
+    Ok(subject.iter_organization().filter_map(|o| o.as_str().ok().map(str::to_owned)).collect())
 }
 
 fn signer_name(name: &str, errs: &mut ErrorList) {

@@ -1,6 +1,7 @@
 //! The whole server in-process on the embedded store, over TLS with client certificates, driven by a real client.
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
+mod admission;
 mod auth;
 mod bad_input;
 mod objects;

@@ -1,0 +1,206 @@
+//! PodSecurity: the Pod Security Standards that a namespace's labels ask for, enforced or warned about.
+
+mod baseline;
+mod checks;
+mod policy;
+mod restricted;
+
+use std::collections::BTreeMap;
+
+use async_trait::async_trait;
+use serde_json::Value;
+
+use self::policy::{LevelVersion, Policy, evaluate};
+use super::{Attributes, Operation, Plugin};
+use crate::{
+    request::{ApiError, ApiResult},
+    resources::{
+        field::go_quote,
+        value::{at, list_at, str_at},
+    },
+};
+
+/// Pods that are looked at when a namespace gets stricter.
+const MAX_PODS: usize = 3000;
+const HARMLESS: [&str; 8] = ["exec", "attach", "binding", "eviction", "log", "portforward", "proxy", "status"];
+
+pub(super) struct PodSecurity;
+
+#[async_trait]
+impl Plugin for PodSecurity {
+    fn name(&self) -> &'static str {
+        "PodSecurity"
+    }
+
+    async fn validate(&self, request: &Attributes<'_>, object: Option<&Value>) -> ApiResult<()> {
+        let Some(object) = object.filter(|_| request.operation != Operation::Delete) else { return Ok(()) };
+        match (request.group, request.resource) {
+            ("", "namespaces") if request.subresource.is_empty() => namespace(request, object).await,
+            ("", "pods") if !HARMLESS.contains(&request.subresource) => {
+                if request.old.is_none_or(|old| is_significant(object, old)) {
+                    enforce(request, object).await?;
+                }
+                Ok(())
+            }
+            _ if request.subresource.is_empty() => match template_of(request, object) {
+                Some(template) => warn(request, &labels(request).await?.0, template),
+                None => Ok(()),
+            },
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The policy of the request's namespace, and whether its labels are well formed.
+async fn labels(request: &Attributes<'_>) -> ApiResult<(Policy, bool)> {
+    let store = request.call.registry.core("namespaces")?;
+    let found = store.glance("", request.namespace).await?;
+    let (policy, errors) = Policy::of(found.as_ref().map_or(&Value::Null, |n| &n.object));
+    Ok((policy, errors.is_empty()))
+}
+
+async fn enforce(request: &Attributes<'_>, pod: &Value) -> ApiResult<()> {
+    let (policy, _) = labels(request).await?;
+    let verdict = evaluate(policy.enforce, pod);
+    if !verdict.is_empty() {
+        let text = format!("violates PodSecurity \"{}\": {}", policy.enforce, verdict.detail());
+        return Err(request.forbidden(text));
+    }
+    warn(request, &policy, pod)
+}
+
+fn warn(request: &Attributes<'_>, policy: &Policy, pod: &Value) -> ApiResult<()> {
+    let verdict = evaluate(policy.warn, pod);
+    if !verdict.is_empty() {
+        request.call.warn(format!("would violate PodSecurity \"{}\": {}", policy.warn, verdict.detail()));
+    }
+    Ok(())
+}
+
+/// The pod template of what makes pods.
+fn template_of<'a>(request: &Attributes<'_>, object: &'a Value) -> Option<&'a Value> {
+    let path = match (request.group, request.resource) {
+        ("", "podtemplates") => "template",
+        ("", "replicationcontrollers")
+        | ("apps", "deployments" | "replicasets" | "statefulsets" | "daemonsets")
+        | ("batch", "jobs") => "spec.template",
+        ("batch", "cronjobs") => "spec.jobTemplate.spec.template",
+        _ => return None,
+    };
+    at(object, path)
+}
+
+/// Only what runs matters in an update: new containers and other images.
+fn is_significant(new: &Value, old: &Value) -> bool {
+    let image = |container: &Value| str_at(container, "image").to_owned();
+    let differs = |path: &str| {
+        let (new, old) = (list_at(new, path), list_at(old, path));
+        new.len() != old.len() || new.iter().zip(old).any(|(n, o)| image(n) != image(o))
+    };
+    let before = list_at(old, "spec.ephemeralContainers");
+    let is_new = |container: &&Value| {
+        let known = before.iter().find(|b| str_at(b, "name") == str_at(container, "name"));
+        known.is_none_or(|known| image(known) != image(container))
+    };
+    differs("spec.containers")
+        || differs("spec.initContainers")
+        || list_at(new, "spec.ephemeralContainers").iter().any(|c| is_new(&c))
+}
+
+async fn namespace(request: &Attributes<'_>, namespace: &Value) -> ApiResult<()> {
+    let (policy, errors) = Policy::of(namespace);
+    let Some(old) = request.old else {
+        return if errors.is_empty() {
+            Ok(())
+        } else {
+            Err(ApiError::invalid_fields("", "Namespace", request.name, errors))
+        };
+    };
+    let (before, old_errors) = Policy::of(old);
+    if !errors.is_empty() && errors != old_errors {
+        return Err(ApiError::invalid_fields("", "Namespace", request.name, errors));
+    }
+    let (new, old) = (policy.enforce, before.enforce);
+    if new == old || new.is_privileged() || new.version == old.version && new.level <= old.level {
+        return Ok(());
+    }
+    let pods = request.list("", "pods", Some(request.name)).await?;
+    warn_of_pods(request, &pods, new);
+    Ok(())
+}
+
+/// Pods that are there already stay; whoever makes the namespace stricter is told about them.
+fn warn_of_pods(request: &Attributes<'_>, pods: &[Value], enforce: LevelVersion) {
+    for text in pod_warnings(request.name, pods, enforce) {
+        request.call.warn(text);
+    }
+}
+
+fn pod_warnings(namespace: &str, pods: &[Value], enforce: LevelVersion) -> Vec<String> {
+    let mut texts = Vec::new();
+    let checked = pods.len().min(MAX_PODS);
+    if checked < pods.len() {
+        let all = pods.len();
+        texts.push(format!(
+            "new PodSecurity enforce level only checked against the first {checked} of {all} existing pods"
+        ));
+    }
+    let mut found: BTreeMap<String, Vec<&str>> = BTreeMap::new();
+    for pod in &pods[..checked] {
+        let verdict = evaluate(enforce, pod);
+        if !verdict.is_empty() {
+            found.entry(verdict.reason()).or_default().push(str_at(pod, "metadata.name"));
+        }
+    }
+    if !found.is_empty() {
+        let namespace = go_quote(namespace);
+        texts.push(format!(
+            "existing pods in namespace {namespace} violate the new PodSecurity enforce level \"{enforce}\""
+        ));
+    }
+    let mut lines: Vec<String> = found
+        .into_iter()
+        .map(|(reason, mut names)| {
+            names.sort_unstable();
+            match names.len() {
+                1 => format!("{}: {reason}", names[0]),
+                2 => format!("{} (and 1 other pod): {reason}", names[0]),
+                count => format!("{} (and {} other pods): {reason}", names[0], count - 1),
+            }
+        })
+        .collect();
+    lines.sort();
+    texts.extend(lines);
+    texts
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn stricter_namespaces_name_the_pods_that_do_not_fit() {
+        let pod =
+            |name: &str| json!({"metadata": {"name": name}, "spec": {"hostPID": true, "containers": [{"name": "c"}]}});
+        let namespace = json!({"metadata": {"labels": {"pod-security.kubernetes.io/enforce": "baseline"}}});
+        let (policy, _) = Policy::of(&namespace);
+        assert_eq!(
+            pod_warnings("ns", &[pod("b"), pod("a"), pod("c")], policy.enforce),
+            [
+                "existing pods in namespace \"ns\" violate the new PodSecurity enforce level \"baseline:latest\"",
+                "a (and 2 other pods): host namespaces",
+            ]
+        );
+    }
+
+    #[test]
+    fn updates_matter_when_something_else_runs() {
+        let pod = |image: &str| json!({"spec": {"containers": [{"name": "c", "image": image}]}});
+        assert!(is_significant(&pod("b"), &pod("a")) && !is_significant(&pod("a"), &pod("a")));
+        let mut debug = pod("a");
+        debug["spec"]["ephemeralContainers"] = json!([{"name": "e", "image": "x"}]);
+        assert!(is_significant(&debug, &pod("a")));
+    }
+}
