@@ -5,7 +5,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 profile=${1:-release}
 flag=(); [ "$profile" = release ] && flag=(--release)
-programs=(kube-apiserver kube-controller-manager kube-scheduler cloud-controller-manager kubelet kube-proxy cluster-dns pause)
+programs=(kube-apiserver kube-controller-manager kube-scheduler cloud-controller-manager kubelet kube-proxy cluster-dns pause grpc-health)
 
 # Libraries once and in parallel, then the programs: linking is all that is left of them.
 cargo build "${flag[@]}" --workspace --lib >&2

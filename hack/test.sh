@@ -50,7 +50,7 @@ cluster_tests() { # name, test binaries, flags of up...
     run "cluster up ($name)" "$cluster" --state "$state" up --name corten-test "$@" || { "$cluster" --state "$state" down; return 1; }
     local ok=0
     for test in $tests; do
-        local threads=3; [ "$test" = cluster ] || threads=1
+        local threads=3; [ "$test" != chaos ] || threads=1
         CORTEN_CLUSTER=$state run "$test tests ($name)" cargo test --quiet -p e2e --test "$test" -- --test-threads=$threads || ok=1
     done
     if [ $ok -ne 0 ]; then
@@ -60,6 +60,6 @@ cluster_tests() { # name, test binaries, flags of up...
     run "cluster down ($name)" "$cluster" --state "$state" down
     run "nothing is left behind ($name)" clean
 }
-cluster_tests "embedded store" "cluster chaos"
+cluster_tests "embedded store" "cluster kubelet chaos"
 cluster_tests "etcd" "smoke" --etcd
 finish

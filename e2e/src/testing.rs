@@ -10,7 +10,11 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use crate::{node::run_on, state::Cluster};
+use crate::{
+    image::{self, Image},
+    node::run_on,
+    state::Cluster,
+};
 
 /// How long tests wait for something that should take seconds: machines are shared and noisy.
 pub const PATIENCE: Duration = Duration::from_secs(180);
@@ -23,6 +27,12 @@ pub fn cluster() -> Result<Cluster> {
     let state = std::env::var("CORTEN_CLUSTER")
         .context("CORTEN_CLUSTER is not set: run hack/test.sh, which brings a cluster up (as root)")?;
     Cluster::open(&PathBuf::from(state))
+}
+
+/// A program that was built beside the tests.
+pub fn program(name: &str) -> PathBuf {
+    let tests = std::env::current_exe().ok().and_then(|path| path.parent().map(PathBuf::from)).unwrap_or_default();
+    tests.parent().unwrap_or(&tests).join(name)
 }
 
 /// Waits until `probe` succeeds and returns what it found; fails with its last error.
@@ -110,6 +120,21 @@ impl Cluster {
     /// With its standard error.
     pub fn run_on(&self, node: &str, argv: &[&str]) -> Result<String> {
         run_on(self.node(node)?, argv)
+    }
+
+    /// Makes an image of static programs and brings it to every node.
+    ///
+    /// # Errors
+    /// When a program is not there, or containerd refuses the image.
+    pub fn import_image(&self, image: &Image) -> Result<()> {
+        let name = image.reference.replace(['/', ':'], "-");
+        let archive = self.layout.root().join(format!("{name}.tar"));
+        image::write(image, &archive)?;
+        for worker in self.workers() {
+            let path = archive.display().to_string();
+            run_on(worker, &["ctr", "-n", "k8s.io", "images", "import", &path])?;
+        }
+        Ok(())
     }
 
     /// How often each distinct answer came to `count` requests from a machine.

@@ -144,16 +144,16 @@ fn assemble(
 }
 
 fn prepare_cgroups(kubelet: &Kubelet) -> anyhow::Result<()> {
-    let allocatable = kubelet.node.allocatable();
+    let bound = crate::node::object::unreserved(&kubelet.config, &kubelet.node.capacity());
     let limits = Limits {
-        cpu_shares: Some(resources::shares(quantity::milli_of(Some(&allocatable), "cpu"))),
+        cpu_shares: Some(resources::shares(quantity::milli_of(Some(&bound), "cpu"))),
         memory: kubelet
             .config
             .file
             .enforce_node_allocatable
             .iter()
             .any(|level| level == "pods")
-            .then(|| quantity::of(Some(&allocatable), "memory")),
+            .then(|| quantity::of(Some(&bound), "memory")),
         ..Limits::default()
     };
     kubelet.cgroups.ensure_node(&limits).context("making the cgroups of pods")?;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use super::{CgroupError, Limits};
+use super::{CgroupError, Limits, files};
 
 /// Which cgroup interface the node has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,9 +32,10 @@ fn failed(operation: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -
 }
 
 impl Hierarchies {
+    /// A v2 hierarchy at any place.
     #[cfg(test)]
-    pub(super) fn none() -> Self {
-        Self { version: Version::V2, mounts: Vec::new(), controllers: BTreeMap::new(), hybrid: None }
+    pub(super) fn unified(mount: &Path) -> Self {
+        Self { version: Version::V2, mounts: vec![mount.to_owned()], controllers: BTreeMap::new(), hybrid: None }
     }
 
     pub(super) fn detect() -> Result<Self, CgroupError> {
@@ -80,41 +81,14 @@ impl Hierarchies {
         Ok(())
     }
 
+    /// Writes limits. A file that the kernel does not offer is skipped: its controller is not there.
     pub(super) fn apply(&self, parts: &[String], limits: &Limits) -> Result<(), CgroupError> {
-        let write = |controller: &str, file: &str, value: String| match self.path(controller, parts) {
-            Some(path) if path.join(file).exists() => write(&path.join(file), &value),
-            _ => Ok(()),
-        };
-        match self.version {
-            Version::V1 => {
-                if let Some(shares) = limits.cpu_shares {
-                    write("cpu", "cpu.shares", shares.to_string())?;
-                }
-                if let Some((quota, period)) = limits.cpu_quota {
-                    write("cpu", "cpu.cfs_period_us", period.to_string())?;
-                    write("cpu", "cpu.cfs_quota_us", if quota <= 0 { "-1".into() } else { quota.to_string() })?;
-                }
-                if let Some(memory) = limits.memory.filter(|memory| *memory > 0) {
-                    write("memory", "memory.limit_in_bytes", memory.to_string())?;
-                }
-            }
-            Version::V2 => {
-                if let Some(shares) = limits.cpu_shares {
-                    write("cpu", "cpu.weight", weight(shares).to_string())?;
-                }
-                if let Some((quota, period)) = limits.cpu_quota {
-                    let quota = if quota <= 0 { "max".into() } else { quota.to_string() };
-                    write("cpu", "cpu.max", format!("{quota} {period}"))?;
-                }
-                if let Some(memory) = limits.memory.filter(|memory| *memory > 0) {
-                    write("memory", "memory.max", memory.to_string())?;
-                }
+        for (controller, file, value) in files::of(self.version, limits) {
+            if let Some(path) = self.path(controller, parts).map(|path| path.join(&file)).filter(|path| path.exists()) {
+                write(&path, &value)?;
             }
         }
-        match limits.pids {
-            Some(pids) => write("pids", "pids.max", pids.to_string()),
-            None => Ok(()),
-        }
+        Ok(())
     }
 
     pub(super) fn children(&self, parts: &[String]) -> Vec<String> {
@@ -161,25 +135,16 @@ fn parse(mounts: &str) -> Hierarchies {
     }
 }
 
-/// `cpu.weight` for v1 shares: the quadratic mapping of current runtimes (1024 shares = weight 100).
-#[allow(clippy::cast_possible_truncation, clippy::cast_precision_loss, reason = "2..=262144 and 1..=10000 are exact")]
-fn weight(shares: i64) -> i64 {
-    if shares <= 2 {
-        return 1;
-    }
-    if shares >= 262_144 {
-        return 10_000;
-    }
-    let log = (shares as f64).log2();
-    let exponent = (log * log + 125.0 * log) / 612.0 - 7.0 / 34.0;
-    10f64.powf(exponent).ceil() as i64
-}
-
+/// Hands all controllers down, at once or, where one of them refuses (in use elsewhere, threaded), one by one.
 fn enable_controllers(path: &Path) {
     let available = std::fs::read_to_string(path.join("cgroup.controllers")).unwrap_or_default();
-    for controller in available.split_whitespace() {
-        // A controller that is in use elsewhere or threaded cannot be switched on; limits are then skipped.
-        let _ = std::fs::write(path.join("cgroup.subtree_control"), format!("+{controller}"));
+    let wanted: Vec<String> = available.split_whitespace().map(|controller| format!("+{controller}")).collect();
+    let control = path.join("cgroup.subtree_control");
+    if wanted.is_empty() || std::fs::write(&control, wanted.join(" ")).is_ok() {
+        return;
+    }
+    for controller in wanted {
+        let _ = std::fs::write(&control, controller);
     }
 }
 
@@ -232,12 +197,5 @@ mod tests {
         assert_eq!(found.path("cpu", &parts), Some(PathBuf::from("/sys/fs/cgroup/cpu/n1")));
         assert_eq!(found.path("memory", &parts), None);
         assert_eq!(parse("cgroup2 /sys/fs/cgroup cgroup2 rw 0 0").version, Version::V2);
-    }
-
-    #[test]
-    fn weights() {
-        for (shares, want) in [(2, 1), (1024, 100), (262_144, 10_000)] {
-            assert_eq!(weight(shares), want);
-        }
     }
 }

@@ -1,7 +1,10 @@
 //! Limits of a pod's cgroup from its spec. Pure.
 
+use std::collections::BTreeMap;
+
 use k8s_openapi::api::core::v1::PodSpec;
 
+use crate::node::machine;
 use crate::quantity;
 use crate::runtime::resources::{Qos, pod_total, quota, shares};
 
@@ -13,12 +16,17 @@ pub(crate) struct Limits {
     pub(crate) cpu_quota: Option<(i64, i64)>,
     pub(crate) memory: Option<i64>,
     pub(crate) pids: Option<i64>,
+    /// Bytes by page size; `None` = unbounded.
+    pub(crate) huge_pages: BTreeMap<i64, Option<i64>>,
 }
 
-/// What a pod's cgroup is limited to. A quota or memory limit holds only when every container has one.
-pub(crate) fn pod(spec: &PodSpec, qos: Qos, period_us: i64, cfs_quota: bool) -> Limits {
+/// What a pod's cgroup is limited to. A quota or memory limit holds only when every container has one; huge pages that were not
+/// asked for may not be used at all.
+pub(crate) fn pod(spec: &PodSpec, qos: Qos, period_us: i64, cfs_quota: bool, page_sizes: &[i64]) -> Limits {
+    let asked = |size: &i64| pod_total(spec, &machine::huge_page_resource(*size), false);
+    let huge_pages = page_sizes.iter().map(|size| (*size, Some(asked(size)))).collect();
     if qos == Qos::BestEffort {
-        return Limits { cpu_shares: Some(2), ..Limits::default() };
+        return Limits { cpu_shares: Some(2), huge_pages, ..Limits::default() };
     }
     let of_pod = |name: &str| {
         spec.resources
@@ -39,6 +47,7 @@ pub(crate) fn pod(spec: &PodSpec, qos: Qos, period_us: i64, cfs_quota: bool) -> 
         cpu_quota: (cfs_quota && all_limited("cpu")).then(|| (quota(cpu_limit, period_us), period_us)),
         memory: all_limited("memory").then(|| pod_total(spec, "memory", true)),
         pids: None,
+        huge_pages,
     }
 }
 

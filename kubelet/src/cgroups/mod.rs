@@ -1,13 +1,15 @@
 //! Cgroups of the node's pods: `<root>/kubepods[/burstable|/besteffort]/pod<uid>`, on cgroup v1 (each hierarchy) and v2.
 //! The runtime puts containers below; limits of pods and QoS classes are ours.
 
+mod files;
 mod fs;
 mod limits;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use k8s_openapi::api::core::v1::Pod;
 
+use crate::node::machine;
 use crate::runtime::resources::Qos;
 use fs::Hierarchies;
 pub(crate) use fs::Version;
@@ -41,6 +43,8 @@ pub(crate) struct Cgroups {
     pids_limit: i64,
     period_us: i64,
     cfs_quota: bool,
+    /// Bytes of each size of huge pages that the kernel has.
+    page_sizes: Vec<i64>,
     hierarchies: Hierarchies,
 }
 
@@ -54,6 +58,10 @@ impl Cgroups {
             pids_limit: file.pod_pids_limit,
             period_us: i64::try_from(file.cpu_cfs_quota_period.0.as_micros()).unwrap_or(100_000),
             cfs_quota: file.cpu_cfs_quota,
+            page_sizes: machine::huge_pages(Path::new("/sys/kernel/mm/hugepages"))
+                .into_iter()
+                .map(|(size, _)| size)
+                .collect(),
             hierarchies: Hierarchies::detect()?,
         })
     }
@@ -90,11 +98,7 @@ impl Cgroups {
         if !self.per_qos {
             return if self.root.is_empty() { String::new() } else { format!("/{}", self.root.join("/")) };
         }
-        let parts = self.parts(Some(qos), Some(uid));
-        match self.driver {
-            Driver::Cgroupfs => format!("/{}", parts.join("/")),
-            Driver::Systemd => slice(&parts),
-        }
+        format!("/{}", self.pod_parts(uid, qos).join("/"))
     }
 
     /// Path below each hierarchy, for statistics.
@@ -121,8 +125,12 @@ impl Cgroups {
             return Ok(());
         }
         self.ensure(self.parts(None, None), limits)?;
-        self.ensure(self.parts(Some(Qos::BestEffort), None), &Limits { cpu_shares: Some(2), ..Limits::default() })?;
-        self.ensure(self.parts(Some(Qos::Burstable), None), &Limits::default())
+        // What a class may take of huge pages is bounded by its pods.
+        let class =
+            Limits { huge_pages: self.page_sizes.iter().map(|size| (*size, None)).collect(), ..Limits::default() };
+        let least = Limits { cpu_shares: Some(2), ..class.clone() };
+        self.ensure(self.parts(Some(Qos::BestEffort), None), &least)?;
+        self.ensure(self.parts(Some(Qos::Burstable), None), &class)
     }
 
     /// Shares of the burstable class: what its pods ask for together.
@@ -136,7 +144,7 @@ impl Cgroups {
     /// Makes a pod's cgroup and sets its limits.
     pub(crate) fn ensure_pod(&self, pod: &Pod, qos: Qos) -> Result<(), CgroupError> {
         let (true, Some(spec), Some(uid)) = (self.per_qos, &pod.spec, &pod.metadata.uid) else { return Ok(()) };
-        let mut limits = limits::pod(spec, qos, self.period_us, self.cfs_quota);
+        let mut limits = limits::pod(spec, qos, self.period_us, self.cfs_quota, &self.page_sizes);
         limits.pids = (self.pids_limit > 0).then_some(self.pids_limit);
         self.ensure(self.parts(Some(qos), Some(uid)), &limits)
     }
@@ -186,25 +194,4 @@ fn slice(parts: &[String]) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn cgroups(driver: Driver) -> Cgroups {
-        Cgroups {
-            driver,
-            root: vec!["n1".into()],
-            per_qos: true,
-            pids_limit: -1,
-            period_us: 100_000,
-            cfs_quota: true,
-            hierarchies: Hierarchies::none(),
-        }
-    }
-
-    #[test]
-    fn parents_are_named_as_upstream_names_them() {
-        assert_eq!(cgroups(Driver::Cgroupfs).parent_of("a-b", Qos::Burstable), "/n1/kubepods/burstable/poda-b");
-        assert_eq!(cgroups(Driver::Cgroupfs).parent_of("a-b", Qos::Guaranteed), "/n1/kubepods/poda-b");
-        assert_eq!(cgroups(Driver::Systemd).parent_of("a-b", Qos::BestEffort), "n1-kubepods-besteffort-poda_b.slice");
-    }
-}
+mod tests;

@@ -12,6 +12,8 @@ pub(crate) struct Machine {
     pub(crate) boot_id: String,
     pub(crate) kernel: String,
     pub(crate) os_image: String,
+    /// (bytes of a page, pages set aside) for each size of huge pages.
+    pub(crate) huge_pages: Vec<(i64, i64)>,
 }
 
 fn read(path: &str) -> String {
@@ -47,7 +49,34 @@ pub(crate) fn detect() -> Machine {
         boot_id: read("/proc/sys/kernel/random/boot_id"),
         kernel: read("/proc/sys/kernel/osrelease"),
         os_image,
+        huge_pages: huge_pages(Path::new("/sys/kernel/mm/hugepages")),
     }
+}
+
+/// Sizes of huge pages that the kernel has, and how many of each: directories such as `hugepages-2048kB`.
+pub(crate) fn huge_pages(directory: &Path) -> Vec<(i64, i64)> {
+    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+    let mut sizes: Vec<(i64, i64)> = entries
+        .filter_map(|entry| {
+            let name = entry.file_name().into_string().ok()?;
+            let kilobytes: i64 = name.strip_prefix("hugepages-")?.strip_suffix("kB")?.parse().ok()?;
+            let count = std::fs::read_to_string(entry.path().join("nr_hugepages")).ok()?;
+            Some((kilobytes.checked_mul(1024)?, count.trim().parse().ok()?))
+        })
+        .collect();
+    sizes.sort_unstable();
+    sizes
+}
+
+/// `hugepages-2Mi`: the resource of a page size.
+pub(crate) fn huge_page_resource(size: i64) -> String {
+    let (mut size, mut unit) = (size, 0);
+    const UNITS: [&str; 5] = ["", "Ki", "Mi", "Gi", "Ti"];
+    while size > 0 && size % 1024 == 0 && unit + 1 < UNITS.len() {
+        size /= 1024;
+        unit += 1;
+    }
+    format!("hugepages-{size}{}", UNITS[unit])
 }
 
 /// Memory that could be used without swapping.
@@ -108,6 +137,19 @@ fn count_cpus(list: &str) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn huge_pages_by_size() {
+        let directory = tempfile::tempdir().unwrap();
+        for (name, count) in [("hugepages-2048kB", "3\n"), ("hugepages-1048576kB", "0\n"), ("other", "1\n")] {
+            std::fs::create_dir(directory.path().join(name)).unwrap();
+            std::fs::write(directory.path().join(name).join("nr_hugepages"), count).unwrap();
+        }
+        assert_eq!(huge_pages(directory.path()), [(2 << 20, 3), (1 << 30, 0)]);
+        assert!(huge_pages(Path::new("/no/such/directory")).is_empty());
+        assert_eq!(huge_page_resource(2 << 20), "hugepages-2Mi");
+        assert_eq!(huge_page_resource(64 << 10), "hugepages-64Ki");
+    }
 
     #[test]
     fn parses() {

@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::{
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
-use super::machine::{Disk, Machine};
+use super::machine::{self, Disk, Machine};
 use crate::config::Config;
 use crate::quantity::{self, Resources};
 use crate::runtime::RuntimeInfo;
@@ -29,43 +29,60 @@ pub(crate) fn capacity(config: &Config, machine: &Machine, disk: Disk) -> Resour
         _ => config.file.max_pods,
     };
     let text = |value: String| Quantity(value);
-    BTreeMap::from([
+    let mut capacity = BTreeMap::from([
         ("cpu".to_owned(), text(machine.cpus.to_string())),
         ("memory".to_owned(), text(format!("{}Ki", machine.memory_bytes / 1024))),
         ("ephemeral-storage".to_owned(), text(format!("{}Ki", disk.capacity / 1024))),
-        ("hugepages-1Gi".to_owned(), text("0".into())),
-        ("hugepages-2Mi".to_owned(), text("0".into())),
         ("pods".to_owned(), text(pods.to_string())),
-    ])
+    ]);
+    for (size, count) in &machine.huge_pages {
+        let bytes = size.saturating_mul(*count);
+        let value = if bytes % (1 << 20) == 0 && bytes > 0 { format!("{}Mi", bytes >> 20) } else { bytes.to_string() };
+        capacity.insert(machine::huge_page_resource(*size), text(value));
+    }
+    capacity
 }
 
-/// What pods may use of it: without reservations and hard eviction thresholds.
+/// What pods may use of it: without reservations, hard eviction thresholds and, of the memory, huge pages.
 pub(crate) fn allocatable(config: &Config, capacity: &Resources) -> Resources {
-    let mut left = capacity.clone();
-    let file = &config.file;
-    for (name, have) in &mut left {
-        let reserved = [&file.system_reserved, &file.kube_reserved]
-            .into_iter()
-            .filter_map(|list| list.get(name))
-            .map(|text| Quantity(text.clone()));
-        match name.as_str() {
-            "cpu" => {
-                let milli = quantity::milli(have) - reserved.map(|q| quantity::milli(&q)).sum::<i64>();
-                if milli != quantity::milli(have) {
-                    *have = Quantity(format!("{}m", milli.max(0)));
-                }
-            }
-            "memory" | "ephemeral-storage" => {
-                let whole = quantity::value(have);
-                let signal = if name == "memory" { "memory.available" } else { "nodefs.available" };
-                let threshold = file.eviction_hard.get(signal).map_or(0, |text| threshold(text, whole));
-                let bytes = (whole - reserved.map(|q| quantity::value(&q)).sum::<i64>() - threshold).max(0);
-                *have = Quantity(if bytes % 1024 == 0 { format!("{}Ki", bytes / 1024) } else { bytes.to_string() });
-            }
-            _ => {}
-        }
+    let mut left = unreserved(config, capacity);
+    let huge: i64 =
+        capacity.iter().filter(|(name, _)| name.starts_with("hugepages-")).map(|(_, q)| quantity::value(q)).sum();
+    for (name, signal, taken) in [("memory", "memory.available", huge), ("ephemeral-storage", "nodefs.available", 0)] {
+        let (Some(whole), Some(have)) = (capacity.get(name), left.get_mut(name)) else { continue };
+        let threshold = config.file.eviction_hard.get(signal).map_or(0, |text| threshold(text, quantity::value(whole)));
+        *have = bytes(quantity::value(have) - threshold - taken);
     }
     left
+}
+
+/// What all pods together are held to: the capacity without reservations. Eviction thresholds are no bound; evictions keep
+/// them.
+pub(crate) fn unreserved(config: &Config, capacity: &Resources) -> Resources {
+    let mut left = capacity.clone();
+    for (name, have) in &mut left {
+        let reserved: Vec<Quantity> = [&config.file.system_reserved, &config.file.kube_reserved]
+            .into_iter()
+            .filter_map(|list| list.get(name))
+            .map(|text| Quantity(text.clone()))
+            .collect();
+        if reserved.is_empty() {
+            continue;
+        }
+        *have = match name.as_str() {
+            "cpu" => {
+                let milli = quantity::milli(have) - reserved.iter().map(quantity::milli).sum::<i64>();
+                Quantity(format!("{}m", milli.max(0)))
+            }
+            _ => bytes(quantity::value(have) - reserved.iter().map(quantity::value).sum::<i64>()),
+        };
+    }
+    left
+}
+
+fn bytes(value: i64) -> Quantity {
+    let value = value.max(0);
+    Quantity(if value % 1024 == 0 { format!("{}Ki", value / 1024) } else { value.to_string() })
 }
 
 /// A threshold is a quantity or a percentage of the whole.
