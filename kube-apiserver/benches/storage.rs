@@ -110,8 +110,13 @@ fn cache_of(store: &Arc<dyn Store>, prefix: &str) -> ResourceCache {
     let fields: FieldExtractor = Arc::new(|tree| {
         vec![("spec.nodeName".into(), tree["spec"]["nodeName"].as_str().unwrap_or_default().to_owned())]
     });
-    let spec =
-        ResourceSpec { resource: "pods".into(), prefix: prefix.to_owned(), namespaced: true, fields: Some(fields) };
+    let spec = ResourceSpec {
+        resource: "pods".into(),
+        prefix: prefix.to_owned(),
+        namespaced: true,
+        fields: Some(fields),
+        codec: None,
+    };
     ResourceCache::new(store.clone(), spec, CacheOptions::default(), CancellationToken::new())
 }
 

@@ -151,7 +151,8 @@ pub struct Storage {
     /// The storage backend for persistence: etcd3.
     #[arg(long)]
     pub storage_backend: Option<String>,
-    /// The media type to use to store objects in storage (only application/json is written).
+    /// The media type to use to store objects in storage: application/vnd.kubernetes.protobuf (the default in etcd) or
+    /// application/json (the default of the embedded store). Either is read.
     #[arg(long)]
     pub storage_media_type: Option<String>,
     /// Encryption at rest (not supported yet).

@@ -106,6 +106,14 @@ pub fn frame_head(event: &str, length: usize) -> Vec<u8> {
     out
 }
 
+/// How long the first field of a message is, tag included, when it has this number and a length.
+pub fn first_field_len(message: &[u8], number: u32) -> Option<usize> {
+    let mut reader = Reader(message);
+    let tag = reader.tag().ok()?;
+    (tag == Some((number, 2))).then(|| reader.bytes().ok())??;
+    Some(message.len() - reader.0.len())
+}
+
 /// The head of an element of a message's repeated field, such as the items of a list.
 pub fn element_head(number: u32, length: usize) -> Vec<u8> {
     let mut out = Vec::with_capacity(8);

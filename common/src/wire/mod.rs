@@ -17,7 +17,7 @@ mod to_protobuf;
 #[cfg(test)]
 mod tests;
 
-pub use envelope::{Envelope, MAGIC, element_head, envelope, frame_head, open, seal};
+pub use envelope::{Envelope, MAGIC, element_head, envelope, first_field_len, frame_head, open, seal};
 pub use error::WireError;
 pub use to_json::protobuf_to_json;
 pub use to_protobuf::{json_to_protobuf, tree_to_protobuf};

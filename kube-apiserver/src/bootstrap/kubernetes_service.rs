@@ -12,7 +12,7 @@ use super::ensure::{complete, ensure};
 use crate::{
     request::{ApiError, ApiResult},
     server::{ApiServer, Change, Mutation, Stored},
-    storage::{KeyRange, RangeOptions, StoreError},
+    storage::{KeyRange, RangeOptions, StoreError, codec},
 };
 
 const NAME: &str = "kubernetes";
@@ -116,7 +116,7 @@ async fn renew(server: &ApiServer) -> ApiResult<()> {
     let key = lease_key(server);
     let value = json!({"kind": "Endpoints", "apiVersion": "v1", "metadata": {},
         "subsets": [{"addresses": [{"ip": server.config.advertise_address.to_string()}]}]});
-    let bytes = Bytes::from(value.to_string());
+    let bytes = codec::encode(&value, server.registry.media_type()).map(Bytes::from).map_err(ApiError::internal)?;
     let store = server.registry.store();
     let written = match store.create(&key, bytes.clone(), Some(LEASE)).await {
         Err(StoreError::Exists { .. }) => {

@@ -1,16 +1,13 @@
 //! LIST: cached bytes are strung together; trees are built only for Tables and other versions.
 
-use std::sync::Arc;
-
-use bytes::{Bytes, BytesMut};
 use http::Response;
 use serde_json::{Value, json};
 
-use super::{Target, convert, output};
+use super::{Target, convert, output, pieces::Pieces};
 use crate::{
     request::{
         ApiError, ApiResult,
-        negotiate::{self, Form, Output},
+        negotiate::{self, Encoding, Form, Output},
         options::ListOptions,
         selector,
     },
@@ -18,11 +15,8 @@ use crate::{
         Call,
         response::{self, Body, Style},
     },
-    storage::cache::{CacheError, CachedObject, ListPage, ListQuery},
+    storage::cache::{CacheError, ListPage, ListQuery},
 };
-
-/// Large lists are sent in pieces of about this size instead of being copied into one buffer.
-const CHUNK: usize = 256 * 1024;
 
 /// Serves LIST.
 ///
@@ -33,8 +27,8 @@ pub async fn serve(call: &Call, target: Target<'_>) -> ApiResult<Response<Body>>
     let options = ListOptions::parse(&call.query, false)?;
     let page = read(call, target, &options).await?;
     let style = call.style(wanted.encoding);
-    if wanted.is_plain_json() && style.is_raw() {
-        return raw(target, page, style);
+    if let Some(pieces) = pieces(target, &page, wanted, style)? {
+        return Ok(pieces.respond(wanted.encoding, style.gzip));
     }
     Ok(response::object(200, &tree(call, target, &page, wanted)?, style))
 }
@@ -97,60 +91,33 @@ fn tree(call: &Call, target: Target<'_>, page: &ListPage, wanted: Output) -> Api
     })
 }
 
-fn raw(target: Target<'_>, page: ListPage, style: Style) -> ApiResult<Response<Body>> {
-    let head = format!(
-        "{{\"kind\":\"{}\",\"apiVersion\":\"{}\",\"metadata\":{},\"items\":[",
-        target.resource.list_kind(),
-        target.resource.api_version(),
-        list_meta(&page)
-    );
-    let size: usize = page.items.iter().map(|c| c.bytes().len() + 1).sum();
-    let items: Vec<Bytes> = if target.is_stored_form() {
-        page.items.iter().map(|c| c.bytes().clone()).collect()
-    } else {
-        page.items.iter().map(|c: &Arc<CachedObject>| output::bytes(target, c)).collect::<ApiResult<_>>()?
+/// The list as bytes to string together, for what needs no trees: objects and their metadata, in JSON and protobuf.
+fn pieces(target: Target<'_>, page: &ListPage, wanted: Output, style: Style) -> ApiResult<Option<Pieces>> {
+    let (api_version, kind) = match wanted.form {
+        Form::Object => (target.resource.api_version(), target.resource.list_kind()),
+        // The older version has other field numbers and few users left.
+        Form::Metadata("v1") => ("meta.k8s.io/v1".to_owned(), "PartialObjectMetadataList".to_owned()),
+        _ => return Ok(None),
     };
-    if style.gzip || size < CHUNK {
-        let mut out = BytesMut::with_capacity(head.len() + size + 4);
-        out.extend_from_slice(head.as_bytes());
-        append(&mut out, items.iter(), true);
-        out.extend_from_slice(b"]}");
-        return Ok(response::json(200, out.freeze(), style.gzip));
-    }
-    Ok(response::with_type(200, "application/json", response::stream(chunks(head, items))))
-}
-
-fn append<'a>(out: &mut BytesMut, items: impl Iterator<Item = &'a Bytes>, mut first: bool) {
-    for item in items {
-        if !std::mem::take(&mut first) {
-            out.extend_from_slice(b",");
+    let objects = page.items.iter();
+    Ok(Some(match (wanted.encoding, wanted.form) {
+        (Encoding::Json, Form::Object) if style.is_raw() => {
+            let items = objects.map(|cached| output::bytes(target, cached)).collect::<ApiResult<_>>()?;
+            Pieces::json(&api_version, &kind, &list_meta(page), items)
         }
-        out.extend_from_slice(item);
-    }
-}
-
-/// The list in chunks; only one chunk is copied at a time.
-fn chunks(
-    head: String,
-    items: Vec<Bytes>,
-) -> impl futures::Stream<Item = Result<Bytes, response::BoxError>> + Send + 'static {
-    let mut head = Some(head);
-    let mut at = 0;
-    let mut done = false;
-    futures::stream::iter(std::iter::from_fn(move || {
-        if done {
-            return None;
+        (Encoding::Json, Form::Metadata(version)) if style.is_raw() => {
+            let items =
+                objects.map(|cached| output::partial_json(target, cached, version)).collect::<ApiResult<_>>()?;
+            Pieces::json(&api_version, &kind, &list_meta(page), items)
         }
-        let mut out = BytesMut::with_capacity(CHUNK + 16 * 1024);
-        out.extend_from_slice(head.take().unwrap_or_default().as_bytes());
-        while at < items.len() && out.len() < CHUNK {
-            append(&mut out, items[at..=at].iter(), at == 0);
-            at += 1;
+        (Encoding::Protobuf, Form::Object) => {
+            let items = objects.map(|cached| output::message(target, cached)).collect::<ApiResult<_>>()?;
+            Pieces::protobuf(&api_version, &kind, &list_meta(page), items)?
         }
-        if at == items.len() {
-            out.extend_from_slice(b"]}");
-            done = true;
+        (Encoding::Protobuf, Form::Metadata(_)) => {
+            let items = objects.map(|cached| output::metadata_message(target, cached)).collect::<ApiResult<_>>()?;
+            Pieces::protobuf(&api_version, &kind, &list_meta(page), items)?
         }
-        Some(Ok(out.freeze()))
+        _ => return Ok(None),
     }))
 }

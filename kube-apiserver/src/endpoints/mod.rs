@@ -9,6 +9,7 @@ pub mod list;
 pub mod not_yet;
 pub mod output;
 pub mod patch;
+mod pieces;
 pub mod subresources;
 pub mod update;
 pub mod watch;

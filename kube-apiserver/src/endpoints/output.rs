@@ -1,6 +1,7 @@
 //! Turns stored objects into what the client asked for: the object, a Table, or its metadata only.
 
 use bytes::Bytes;
+use common::wire;
 use http::Response;
 use serde_json::{Value, json};
 
@@ -8,14 +9,14 @@ use super::{Target, convert};
 use crate::{
     request::{
         ApiError, ApiResult,
-        negotiate::{Form, Output},
+        negotiate::{self, Encoding, Form, Output},
     },
     resources::table::{self, IncludeObject},
     server::{
         Call,
         response::{self, Body},
     },
-    storage::cache::CachedObject,
+    storage::cache::{CachedObject, Protobuf},
 };
 
 /// `includeObject` of a Table request.
@@ -61,7 +62,40 @@ pub fn cached(call: &Call, target: Target<'_>, cached: &CachedObject, output: Ou
     if output.is_plain_json() && style.is_raw() {
         return Ok(response::json(200, bytes(target, cached)?, style.gzip));
     }
+    if output.encoding == Encoding::Protobuf
+        && output.form == Form::Object
+        && let Some(protobuf) = protobuf(target, cached)?
+    {
+        return Ok(response::bytes_of(200, Encoding::Protobuf, protobuf.sealed(), style.gzip));
+    }
     one(call, target, 200, tree(target, cached)?, output)
+}
+
+/// The shared protobuf forms of a cached object, where the client sees objects as they are stored.
+///
+/// # Errors
+/// 500 when the object doesn't fit its kind.
+pub fn protobuf<'c>(target: Target<'_>, cached: &'c CachedObject) -> ApiResult<Option<&'c Protobuf>> {
+    match &target.store.cache.spec().codec {
+        Some(codec) if target.is_stored_form() => cached.protobuf(codec).map(Some).map_err(ApiError::internal),
+        _ => Ok(None),
+    }
+}
+
+/// The protobuf message, without envelope, of a cached object in the version asked for.
+///
+/// # Errors
+/// 500 when the object doesn't fit its kind.
+pub fn message(target: Target<'_>, cached: &CachedObject) -> ApiResult<Bytes> {
+    if let Some(protobuf) = protobuf(target, cached)? {
+        return Ok(protobuf.raw());
+    }
+    let resource = target.resource;
+    let ty = common::schema::lookup(resource.group, resource.version, resource.kind);
+    let ty = ty.ok_or_else(|| ApiError::not_acceptable(&negotiate::SERIALIZED))?;
+    let mut raw = Vec::new();
+    wire::tree_to_protobuf(ty, &tree(target, cached)?, &mut raw).map_err(ApiError::internal)?;
+    Ok(raw.into())
 }
 
 /// Answers with one tree, already in the version asked for.
@@ -107,6 +141,35 @@ pub fn table_of(
     }
     table["apiVersion"] = format!("meta.k8s.io/{version}").into();
     table
+}
+
+/// The JSON of a `PartialObjectMetadata` of a cached object.
+///
+/// # Errors
+/// 500 when the stored bytes are damaged.
+pub fn partial_json(target: Target<'_>, cached: &CachedObject, version: &str) -> ApiResult<Bytes> {
+    #[derive(serde::Deserialize)]
+    struct Outer<'a> {
+        #[serde(borrow)]
+        metadata: &'a serde_json::value::RawValue,
+    }
+    let bytes = bytes(target, cached)?;
+    let outer: Outer<'_> = serde_json::from_slice(&bytes).map_err(ApiError::internal)?;
+    let metadata = outer.metadata.get();
+    Ok(format!(r#"{{"kind":"PartialObjectMetadata","apiVersion":"meta.k8s.io/{version}","metadata":{metadata}}}"#)
+        .into())
+}
+
+/// The message of a `PartialObjectMetadata` of a cached object: every object's message begins with it.
+///
+/// # Errors
+/// 500 when the object doesn't fit its kind.
+pub fn metadata_message(target: Target<'_>, cached: &CachedObject) -> ApiResult<Bytes> {
+    if let Some(protobuf) = protobuf(target, cached)? {
+        return Ok(protobuf.metadata());
+    }
+    let message = message(target, cached)?;
+    Ok(message.slice(..wire::first_field_len(&message, 1).unwrap_or(0)))
 }
 
 /// A `PartialObjectMetadata` of an object.

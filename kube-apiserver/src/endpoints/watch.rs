@@ -13,7 +13,7 @@ use super::{Target, convert, output};
 use crate::{
     request::{
         ApiError, ApiResult, RequestInfo,
-        negotiate::{self, Form},
+        negotiate::{self, Encoding, Form, Output},
         options::ListOptions,
         selector,
     },
@@ -22,7 +22,10 @@ use crate::{
         Call, ResourceStore,
         response::{self, Body, BoxError},
     },
-    storage::cache::{EventKind, WatchItem, WatchQuery, Watcher, bookmark_frame},
+    storage::{
+        cache::{CachedObject, EventKind, WatchItem, WatchQuery, Watcher, bookmark_frame, protobuf_frame},
+        codec,
+    },
 };
 
 /// Serves a watch of a collection or, below `/watch/`, of one object.
@@ -30,15 +33,19 @@ use crate::{
 /// # Errors
 /// What is wrong before the stream starts; later errors are ERROR events.
 pub async fn serve(call: &Call, target: Target<'_>) -> ApiResult<Response<Body>> {
-    let wanted = negotiate::output(&call.headers, false).or_else(|_| negotiate::output(&call.headers, true))?;
+    let wanted = negotiate::stream(&call.headers)?;
     let options = ListOptions::parse(&call.query, true)?;
-    let shape = Shape::of(call, target, wanted.form)?;
+    let shape = Shape::of(call, target, wanted)?;
     let query = WatchQuery {
         selection: selection(&call.info, target, &options)?,
         from: options.watch_from()?,
         bookmarks: options.bookmarks,
     };
     let deadline = Instant::now() + timeout(call, &options);
+    let media_type = match wanted.encoding {
+        Encoding::Protobuf => "application/vnd.kubernetes.protobuf;stream=watch",
+        _ => "application/json",
+    };
     let body = match target.store.cache.watch(query).await {
         Ok(watcher) => response::stream(frames(watcher, shape, deadline)),
         Err(error) => {
@@ -46,10 +53,10 @@ pub async fn serve(call: &Call, target: Target<'_>) -> ApiResult<Response<Body>>
             if error.code() != 410 {
                 return Err(error);
             }
-            response::full(error_frame(&error))
+            response::full(shape.event("ERROR", &error.to_value())?)
         }
     };
-    Ok(response::with_type(200, "application/json", body))
+    Ok(response::with_type(200, media_type, body))
 }
 
 fn selection(
@@ -79,6 +86,7 @@ fn timeout(call: &Call, options: &ListOptions) -> Duration {
 /// How events are written.
 struct Shape {
     form: Form,
+    encoding: Encoding,
     stored: bool,
     resource: &'static common::api::Resource,
     store_resource: &'static common::api::Resource,
@@ -89,9 +97,10 @@ struct Shape {
 }
 
 impl Shape {
-    fn of(call: &Call, target: Target<'_>, form: Form) -> ApiResult<Self> {
+    fn of(call: &Call, target: Target<'_>, wanted: Output) -> ApiResult<Self> {
         Ok(Self {
-            form,
+            form: wanted.form,
+            encoding: wanted.encoding,
             stored: target.is_stored_form(),
             resource: target.resource,
             store_resource: target.store.resource,
@@ -103,7 +112,8 @@ impl Shape {
 
     fn frame(&mut self, item: &WatchItem) -> ApiResult<Bytes> {
         match item {
-            WatchItem::Event { frame, .. } if self.stored && self.form == Form::Object => Ok(frame.clone()),
+            WatchItem::Event { frame, .. } if self.is_shared(Encoding::Json) => Ok(frame.clone()),
+            WatchItem::Event { kind, object, .. } if self.is_shared(Encoding::Protobuf) => self.protobuf(*kind, object),
             WatchItem::Event { kind, object, revision, .. } => {
                 let mut tree: Value = serde_json::from_slice(object.bytes()).map_err(ApiError::internal)?;
                 if *kind == EventKind::Deleted {
@@ -115,10 +125,31 @@ impl Shape {
                 let target = Target { resource: self.resource, sub: None, store };
                 let tree = convert::to_served(target, tree);
                 let shaped = self.shape(target, tree);
-                Ok(event(kind.as_str(), &shaped))
+                self.event(kind.as_str(), &shaped)
             }
-            WatchItem::Bookmark { revision, initial_events_end } => Ok(self.bookmark(*revision, *initial_events_end)),
+            WatchItem::Bookmark { revision, initial_events_end } => self.bookmark(*revision, *initial_events_end),
         }
+    }
+
+    /// Whether events go out in frames that every watcher of this encoding shares.
+    fn is_shared(&self, encoding: Encoding) -> bool {
+        self.stored && self.form == Form::Object && self.encoding == encoding
+    }
+
+    fn protobuf(&self, kind: EventKind, object: &CachedObject) -> ApiResult<Bytes> {
+        let store = self.server.registry.store_of(self.resource).ok_or_else(ApiError::unknown_resource)?;
+        let codec = store.cache.spec().codec.as_deref().ok_or_else(ApiError::unknown_resource)?;
+        Ok(object.protobuf(codec).map_err(ApiError::internal)?.frame(kind))
+    }
+
+    /// A frame of an event, encoded for this watcher alone.
+    fn event(&self, kind: &str, object: &Value) -> ApiResult<Bytes> {
+        if self.encoding != Encoding::Protobuf {
+            return Ok(json_event(kind, object));
+        }
+        let text = |member: &str| object[member].as_str().unwrap_or_default();
+        let sealed = codec::to_protobuf(object, text("apiVersion"), text("kind")).map_err(ApiError::internal)?;
+        Ok(protobuf_frame(kind, &sealed))
     }
 
     fn shape(&mut self, target: Target<'_>, tree: Value) -> Value {
@@ -136,13 +167,20 @@ impl Shape {
         }
     }
 
-    fn bookmark(&self, revision: u64, end: bool) -> Bytes {
+    fn bookmark(&self, revision: u64, end: bool) -> ApiResult<Bytes> {
         let (api_version, kind) = match self.form {
             Form::Object => (self.resource.api_version(), self.resource.kind),
             Form::Metadata(version) => (format!("meta.k8s.io/{version}"), "PartialObjectMetadata"),
-            Form::Table(version) => return self.table_bookmark(revision, end, version),
+            Form::Table(version) => return Ok(self.table_bookmark(revision, end, version)),
         };
-        bookmark_frame(&api_version, kind, revision, end)
+        if self.encoding == Encoding::Json {
+            return Ok(bookmark_frame(&api_version, kind, revision, end));
+        }
+        let mut meta = json!({"resourceVersion": revision.to_string()});
+        if end {
+            meta["annotations"] = json!({"k8s.io/initial-events-end": "true"});
+        }
+        self.event("BOOKMARK", &json!({"kind": kind, "apiVersion": api_version, "metadata": meta}))
     }
 
     /// Table clients find the revision in the row's object as well as in the table.
@@ -163,19 +201,15 @@ impl Shape {
             "columnDefinitions": [],
             "rows": [{"cells": [], "object": object}],
         });
-        event("BOOKMARK", &table)
+        json_event("BOOKMARK", &table)
     }
 }
 
-fn event(kind: &str, object: &Value) -> Bytes {
+fn json_event(kind: &str, object: &Value) -> Bytes {
     let mut out = format!("{{\"type\":\"{kind}\",\"object\":").into_bytes();
     out.extend(crate::server::registry::encode_ordered(object).unwrap_or_default());
     out.extend_from_slice(b"}\n");
     Bytes::from(out)
-}
-
-fn error_frame(error: &ApiError) -> Bytes {
-    event("ERROR", &error.to_value())
 }
 
 /// The stream of a watch: until the deadline, the end of the watcher, or an error, which is told last.
@@ -199,7 +233,7 @@ fn frames(
         };
         Some(match frame {
             Ok(frame) => (Ok(frame), Some((watcher, shape))),
-            Err(error) => (Ok(error_frame(&error)), None),
+            Err(error) => (shape.event("ERROR", &error.to_value()).map_err(Into::into), None),
         })
     })
 }

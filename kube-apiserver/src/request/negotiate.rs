@@ -7,6 +7,9 @@ use super::{ApiError, ApiResult};
 /// The media types that objects can be written in.
 pub const SERIALIZED: [&str; 3] = ["application/json", "application/yaml", "application/vnd.kubernetes.protobuf"];
 
+/// The media types that watches can be written in.
+const STREAMED: [&str; 2] = ["application/json;stream=watch", "application/vnd.kubernetes.protobuf;stream=watch"];
+
 /// Encodings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Encoding {
@@ -14,8 +17,23 @@ pub enum Encoding {
     Json,
     /// YAML.
     Yaml,
-    /// Protobuf in its envelope; only request bodies so far.
+    /// Protobuf in its envelope.
     Protobuf,
+}
+
+impl Encoding {
+    /// In the order in which the server prefers them.
+    const ALL: [Self; 3] = [Self::Json, Self::Yaml, Self::Protobuf];
+
+    /// The media type.
+    #[must_use]
+    pub fn media_type(self) -> &'static str {
+        match self {
+            Self::Json => SERIALIZED[0],
+            Self::Yaml => SERIALIZED[1],
+            Self::Protobuf => SERIALIZED[2],
+        }
+    }
 }
 
 /// What an object is turned into before it is encoded.
@@ -46,55 +64,122 @@ impl Output {
     }
 }
 
-/// Chooses the first acceptable media type of `Accept`.
+/// Chooses the most wanted acceptable media type of `Accept` for an object or, with `list`, for a list.
 ///
 /// # Errors
 /// 406 when nothing acceptable can be produced.
 pub fn output(headers: &HeaderMap, list: bool) -> ApiResult<Output> {
-    let plain = Output { encoding: Encoding::Json, form: Form::Object };
-    let mut any = false;
-    for value in headers.get_all(header::ACCEPT) {
-        for clause in value.to_str().unwrap_or_default().split(',').map(str::trim).filter(|c| !c.is_empty()) {
-            any = true;
-            if let Some(output) = clause_output(clause, list) {
-                return Ok(output);
-            }
-        }
+    let (found, is_list) = choose(headers, true).ok_or_else(|| ApiError::not_acceptable(&SERIALIZED))?;
+    match (found.form, is_list) {
+        (Form::Metadata(_), true) if !list => Err(ApiError::not_acceptable_form(
+            "you requested PartialObjectMetadataList, but the requested object is not a list",
+        )),
+        (Form::Metadata(_), false) if list => Err(ApiError::not_acceptable_form(
+            "you requested PartialObjectMetadata, but the requested object is a list",
+        )),
+        _ => Ok(found),
     }
-    if any { Err(ApiError::not_acceptable(&SERIALIZED)) } else { Ok(plain) }
 }
 
-fn clause_output(clause: &str, list: bool) -> Option<Output> {
-    let mut parts = clause.split(';').map(str::trim);
-    let encoding = match parts.next()? {
-        "*/*" | "application/*" | "application/json" => Encoding::Json,
-        "application/yaml" => Encoding::Yaml,
-        _ => return None,
-    };
-    let (mut kind, mut version, mut group) = ("", "", "");
-    for (key, value) in parts.filter_map(|p| p.split_once('=')) {
-        match key.trim() {
-            "as" => kind = value.trim(),
-            "v" => version = value.trim(),
-            "g" => group = value.trim(),
-            "q" if value.trim().parse() == Ok(0.0) => return None,
-            _ => {}
+/// As [`output`], for a watch.
+///
+/// # Errors
+/// 406 when nothing acceptable can be produced.
+pub fn stream(headers: &HeaderMap) -> ApiResult<Output> {
+    let found = choose(headers, true).ok_or_else(|| ApiError::not_acceptable(&SERIALIZED))?.0;
+    if found.encoding == Encoding::Yaml { Err(ApiError::not_acceptable(&STREAMED)) } else { Ok(found) }
+}
+
+/// The encoding of an error: other forms of objects don't count, and what can't be had is JSON.
+#[must_use]
+pub fn error(headers: &HeaderMap) -> Encoding {
+    choose(headers, false).map_or(Encoding::Json, |(output, _)| output.encoding)
+}
+
+/// A clause of `Accept`.
+struct Clause<'a> {
+    kind: &'a str,
+    sub: &'a str,
+    quality: f64,
+    parameters: Vec<(&'a str, &'a str)>,
+}
+
+impl<'a> Clause<'a> {
+    fn parse(text: &'a str) -> Option<Self> {
+        let mut parts = text.split(';');
+        let (kind, sub) = match parts.next()?.trim().split_once('/') {
+            Some((kind, sub)) => (kind.trim(), sub.trim()),
+            None if text.trim() == "*" => ("*", "*"),
+            None => return None,
+        };
+        let mut quality = 1.0;
+        let mut parameters = Vec::new();
+        for (key, value) in parts.filter_map(|part| part.split_once('=')) {
+            match (key.trim(), value.trim()) {
+                ("q", value) => quality = value.parse().unwrap_or(1.0),
+                parameter => parameters.push(parameter),
+            }
+        }
+        Some(Self { kind, sub, quality, parameters })
+    }
+
+    fn accepts(&self, media_type: &str) -> bool {
+        let (kind, sub) = media_type.split_once('/').unwrap_or((media_type, ""));
+        (self.kind == kind && (self.sub == sub || self.sub == "*")) || (self.kind == "*" && self.sub == "*")
+    }
+
+    /// The form asked for, and whether it is one of lists; `None` when this encoding does not have it.
+    fn form(&self, encoding: Encoding, forms: bool) -> Option<(Form, bool)> {
+        let (mut kind, mut version, mut group, mut converts) = ("", "", "", false);
+        for (key, value) in &self.parameters {
+            match *key {
+                "as" => (kind, converts) = (value, true),
+                "v" => (version, converts) = (value, true),
+                "g" => (group, converts) = (value, true),
+                "stream" if *value != "" && (*value != "watch" || encoding == Encoding::Yaml) => return None,
+                "sv" if *value != "" && *value != "v1" => return None,
+                _ => {}
+            }
+        }
+        if !converts {
+            return Some((Form::Object, false));
+        }
+        let version = match (group, version) {
+            ("meta.k8s.io", "v1") => "v1",
+            ("meta.k8s.io", "v1beta1") => "v1beta1",
+            _ => return None,
+        };
+        match kind {
+            _ if !forms => None,
+            "Table" if encoding != Encoding::Protobuf => Some((Form::Table(version), false)),
+            "PartialObjectMetadata" => Some((Form::Metadata(version), false)),
+            "PartialObjectMetadataList" => Some((Form::Metadata(version), true)),
+            _ => None,
         }
     }
-    if kind.is_empty() {
-        return Some(Output { encoding, form: Form::Object });
+}
+
+/// The first acceptable form in the client's order, and whether it is one of lists.
+fn choose(headers: &HeaderMap, forms: bool) -> Option<(Output, bool)> {
+    let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    if accept.is_empty() {
+        return Some((Output { encoding: Encoding::Json, form: Form::Object }, false));
     }
-    let version = match (group, version) {
-        ("meta.k8s.io", "v1") => "v1",
-        ("meta.k8s.io", "v1beta1") => "v1beta1",
-        _ => return None,
-    };
-    let form = match (kind, list) {
-        ("Table", _) => Form::Table(version),
-        ("PartialObjectMetadata", false) | ("PartialObjectMetadataList", true) => Form::Metadata(version),
-        _ => return None,
-    };
-    Some(Output { encoding, form })
+    let mut clauses: Vec<Clause<'_>> = accept.split(',').filter_map(Clause::parse).collect();
+    // Stable: the client's order decides among equals.
+    clauses.sort_by(|a, b| {
+        b.quality
+            .total_cmp(&a.quality)
+            .then((a.kind == "*").cmp(&(b.kind == "*")))
+            .then((a.sub == "*").cmp(&(b.sub == "*")))
+    });
+    clauses.iter().find_map(|clause| {
+        let encodings = Encoding::ALL.into_iter().filter(|encoding| clause.accepts(encoding.media_type()));
+        encodings.into_iter().find_map(|encoding| {
+            let (form, list) = clause.form(encoding, forms)?;
+            Some((Output { encoding, form }, list))
+        })
+    })
 }
 
 /// The encoding of a request body.
@@ -131,16 +216,45 @@ mod tests {
         output(&headers, list)
     }
 
+    fn encoding(value: &str) -> Encoding {
+        accept(value, false).unwrap().encoding
+    }
+
     #[test]
     fn first_acceptable_wins() {
         let kubectl = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json;as=Table;v=v1beta1;g=meta.k8s.io,application/json";
         assert_eq!(accept(kubectl, true).unwrap().form, Form::Table("v1"));
-        let client = "application/vnd.kubernetes.protobuf,application/json";
-        assert!(accept(client, false).unwrap().is_plain_json());
+        assert_eq!(encoding("application/vnd.kubernetes.protobuf,application/json"), Encoding::Protobuf);
         let partial = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1";
         assert_eq!(accept(partial, true).unwrap().form, Form::Metadata("v1"));
         assert_eq!(accept(partial, false).unwrap_err().code(), 406);
         assert_eq!(accept("text/html", false).unwrap_err().code(), 406);
-        assert_eq!(accept("application/yaml", false).unwrap().encoding, Encoding::Yaml);
+        assert_eq!(encoding("application/yaml"), Encoding::Yaml);
+    }
+
+    #[test]
+    fn quality_then_precision_then_order_decides() {
+        assert_eq!(encoding("application/yaml;q=0.5, application/json;q=0.1"), Encoding::Yaml);
+        assert_eq!(encoding("application/json;q=0.1, application/vnd.kubernetes.protobuf"), Encoding::Protobuf);
+        assert_eq!(encoding("*/*, application/yaml"), Encoding::Yaml);
+        assert_eq!(encoding("text/html, application/*;q=0.2, */*;q=0.1"), Encoding::Json);
+        // Protobuf has no Tables: the same clause is taken in the next encoding that has.
+        let metadata = "application/vnd.kubernetes.protobuf;as=PartialObjectMetadata;g=meta.k8s.io;v=v1";
+        let found = accept(metadata, false).unwrap();
+        assert_eq!((found.encoding, found.form), (Encoding::Protobuf, Form::Metadata("v1")));
+        let table = "application/vnd.kubernetes.protobuf;as=Table;g=meta.k8s.io;v=v1";
+        assert_eq!(accept(table, true).unwrap_err().code(), 406);
+        assert_eq!(accept(&format!("{table},application/json"), true).unwrap().form, Form::Object);
+    }
+
+    #[test]
+    fn watches_and_errors_have_lists_of_their_own() {
+        let headers = |value: &str| HeaderMap::from_iter([(header::ACCEPT, value.parse().unwrap())]);
+        let refused = stream(&headers("application/yaml")).unwrap_err().to_string();
+        assert!(refused.ends_with("application/json;stream=watch, application/vnd.kubernetes.protobuf;stream=watch"));
+        let found = stream(&headers("application/vnd.kubernetes.protobuf;stream=watch")).unwrap();
+        assert_eq!(found.encoding, Encoding::Protobuf);
+        assert_eq!(error(&headers("application/json;as=Table;v=v1;g=meta.k8s.io,application/yaml")), Encoding::Yaml);
+        assert_eq!(error(&headers("text/html")), Encoding::Json);
     }
 }

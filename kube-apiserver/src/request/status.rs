@@ -223,6 +223,12 @@ impl ApiError {
         Self::new(406, "NotAcceptable", message, None)
     }
 
+    /// 406: the form asked for does not exist.
+    #[must_use]
+    pub fn not_acceptable_form(message: &str) -> Self {
+        Self::new(406, "NotAcceptable", message, None)
+    }
+
     /// 415: the body's media type is not understood.
     #[must_use]
     pub fn unsupported_media_type(accepted: &[&str]) -> Self {

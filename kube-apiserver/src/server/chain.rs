@@ -64,10 +64,7 @@ fn audit_id(request: &Request<Incoming>) -> HeaderValue {
 impl Front {
     async fn answer(&self, request: Request<Incoming>, peer: &Peer) -> Response<Body> {
         let query = Query::parse(request.uri().query().unwrap_or_default());
-        let encoding = negotiate::output(request.headers(), false)
-            .or_else(|_| negotiate::output(request.headers(), true))
-            .map_or(Encoding::Json, |o| o.encoding);
-        let style = Style::of(encoding, &query, request.headers());
+        let style = Style::of(negotiate::error(request.headers()), &query, request.headers());
         self.admit(request, query, peer).await.unwrap_or_else(|error| {
             if error.code() >= 500 {
                 tracing::warn!(%error, "request failed");
@@ -98,9 +95,8 @@ impl Front {
         match response {
             Ok(response) => Ok(call.finish(response)),
             Err(error) => {
-                let output = negotiate::output(&call.headers, false).map_or(Encoding::Json, |o| o.encoding);
                 tracing::debug!(%error, code = error.code(), path = call.info.path, "refused");
-                Ok(call.finish(response::error(&error, call.style(output))))
+                Ok(call.finish(response::error(&error, call.style(negotiate::error(&call.headers)))))
             }
         }
     }

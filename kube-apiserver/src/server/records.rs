@@ -6,10 +6,10 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use serde_json::Value;
 
-use super::registry::{Registry, encode_ordered, with_version};
+use super::registry::{Registry, with_version};
 use crate::{
     resources::alloc::{Record, RecordError, Records},
-    storage::{KeyRange, RangeOptions, StoreError},
+    storage::{KeyRange, RangeOptions, StoreError, codec},
 };
 
 /// Records straight from the store.
@@ -40,15 +40,15 @@ fn failed(error: StoreError) -> RecordError {
 }
 
 fn decode(bytes: &[u8], revision: u64) -> Result<Value, RecordError> {
-    let object = serde_json::from_slice(bytes).map_err(|e| RecordError::Other(e.to_string()))?;
+    let object = codec::to_tree(bytes).map_err(|e| RecordError::Other(e.to_string()))?;
     Ok(with_version(object, revision))
 }
 
 /// The bytes and the revision that the object claims.
-fn encode(mut object: Value) -> Result<(Bytes, u64), RecordError> {
+fn encode(registry: &Registry, mut object: Value) -> Result<(Bytes, u64), RecordError> {
     let version = object.get_mut("metadata").and_then(Value::as_object_mut).and_then(|m| m.remove("resourceVersion"));
     let revision = version.as_ref().and_then(Value::as_str).and_then(|v| v.parse().ok()).unwrap_or(0);
-    let bytes = encode_ordered(&object).map_err(|e| RecordError::Other(e.to_string()))?;
+    let bytes = codec::encode(&object, registry.media_type()).map_err(|e| RecordError::Other(e.to_string()))?;
     Ok((Bytes::from(bytes), revision))
 }
 
@@ -66,12 +66,12 @@ impl Records for StoreRecords {
     }
 
     async fn create(&self, record: Record, name: &str, object: Value) -> Result<(), RecordError> {
-        let (bytes, _) = encode(object)?;
+        let (bytes, _) = encode(&self.0, object)?;
         self.0.store().create(&self.key(record, name), bytes, None).await.map(drop).map_err(failed)
     }
 
     async fn update(&self, record: Record, name: &str, object: Value) -> Result<(), RecordError> {
-        let (bytes, revision) = encode(object)?;
+        let (bytes, revision) = encode(&self.0, object)?;
         self.0.store().update(&self.key(record, name), revision, bytes, None).await.map(drop).map_err(failed)
     }
 

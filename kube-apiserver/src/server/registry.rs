@@ -14,6 +14,7 @@ use crate::{
     storage::{
         Revision, Store, StoreError,
         cache::{CacheError, CacheOptions, CachedObject, FieldExtractor, ResourceCache, ResourceSpec, ResourceVersion},
+        codec::{self, Codec, StorageMediaType},
     },
 };
 
@@ -29,6 +30,7 @@ pub struct ResourceStore {
     /// Reads.
     pub cache: ResourceCache,
     ttl: Option<Duration>,
+    codec: Option<Arc<Codec>>,
 }
 
 /// An object as it is in the store.
@@ -206,7 +208,11 @@ impl ResourceStore {
         }
         object["kind"] = self.resource.kind.into();
         object["apiVersion"] = self.resource.api_version().into();
-        encode_ordered(object).map(Bytes::from).map_err(ApiError::internal)
+        let encoded = match &self.codec {
+            Some(codec) => codec.encode(object),
+            None => codec::encode_json(object),
+        };
+        encoded.map(Bytes::from).map_err(ApiError::internal)
     }
 
     /// The client's error for a failed read.
@@ -251,6 +257,7 @@ pub struct Registry {
     served: std::collections::HashSet<(&'static str, &'static str, &'static str)>,
     store: Arc<dyn Store>,
     prefix: String,
+    media_type: StorageMediaType,
 }
 
 impl Registry {
@@ -258,6 +265,7 @@ impl Registry {
     pub fn new(
         store: Arc<dyn Store>,
         prefix: &str,
+        media_type: StorageMediaType,
         event_ttl: Duration,
         served: impl Fn(&Resource) -> bool,
         shutdown: &CancellationToken,
@@ -269,11 +277,12 @@ impl Registry {
             let kept = catalog().by_plural(storage.group, storage.version, resource.plural).unwrap_or(resource);
             stores.entry(storage.prefix).or_insert_with(|| {
                 let ttl = (storage.prefix == "events").then_some(event_ttl);
-                resource_store(&store, prefix, storage.prefix, kept, ttl, shutdown)
+                let codec = Codec::of(kept, media_type).map(Arc::new);
+                resource_store(&store, prefix, storage.prefix, kept, codec, ttl, shutdown)
             });
         }
         let served = catalog().resources().filter(|r| served(r)).map(|r| (r.group, r.version, r.plural)).collect();
-        Self { stores, served, store, prefix: prefix.to_owned() }
+        Self { stores, served, store, prefix: prefix.to_owned(), media_type }
     }
 
     /// The resource at a URL, if it is served.
@@ -318,6 +327,12 @@ impl Registry {
         &self.store
     }
 
+    /// In which form objects are stored.
+    #[must_use]
+    pub fn media_type(&self) -> StorageMediaType {
+        self.media_type
+    }
+
     /// A key below the prefix.
     #[must_use]
     pub fn key(&self, rest: &str) -> String {
@@ -330,6 +345,7 @@ fn resource_store(
     prefix: &str,
     below: &str,
     resource: &'static Resource,
+    codec: Option<Arc<Codec>>,
     ttl: Option<Duration>,
     shutdown: &CancellationToken,
 ) -> ResourceStore {
@@ -351,9 +367,10 @@ fn resource_store(
         prefix: format!("{prefix}/{below}/"),
         namespaced: resource.namespaced,
         fields,
+        codec: codec.clone(),
     };
     let cache = ResourceCache::new(Arc::clone(store), spec, CacheOptions::default(), shutdown.clone());
-    ResourceStore { resource, strategy, cache, ttl }
+    ResourceStore { resource, strategy, cache, ttl, codec }
 }
 
 fn stored(cached: &CachedObject) -> ApiResult<Stored> {
@@ -362,7 +379,7 @@ fn stored(cached: &CachedObject) -> ApiResult<Stored> {
 }
 
 fn decode(bytes: &[u8], revision: Revision) -> ApiResult<Stored> {
-    let object = serde_json::from_slice(bytes).map_err(ApiError::internal)?;
+    let object = codec::to_tree(bytes).map_err(ApiError::internal)?;
     Ok(Stored { object: with_version(object, revision), revision })
 }
 

@@ -9,9 +9,12 @@ use http_body::Frame;
 use http_body_util::{BodyExt, Empty, Full, StreamBody, combinators::UnsyncBoxBody};
 use serde_json::Value;
 
-use crate::request::{
-    ApiError, Query,
-    negotiate::{self, Encoding},
+use crate::{
+    request::{
+        ApiError, Query,
+        negotiate::{self, Encoding},
+    },
+    storage::codec,
 };
 
 /// Why a body broke off.
@@ -63,7 +66,7 @@ pub fn text(code: u16, text: impl Into<Bytes>) -> Response<Body> {
 /// What of a request shapes the encoding of its answer.
 #[derive(Debug, Clone, Copy)]
 pub struct Style {
-    /// JSON or YAML.
+    /// The encoding.
     pub encoding: Encoding,
     /// Indented JSON.
     pub pretty: bool,
@@ -103,8 +106,22 @@ pub fn object(code: u16, value: &Value, style: Style) -> Response<Body> {
             json.push(b'\n');
             with_type(code, "application/json", full(json))
         }
-        Encoding::Json | Encoding::Protobuf => {
+        Encoding::Json => {
             json(code, Bytes::from(super::registry::encode_ordered(value).unwrap_or_default()), style.gzip)
+        }
+        Encoding::Protobuf => protobuf(code, value, style),
+    }
+}
+
+/// A tree in protobuf; a Status where it has no such form.
+fn protobuf(code: u16, value: &Value, style: Style) -> Response<Body> {
+    let text = |member: &str| value[member].as_str().unwrap_or_default();
+    match codec::to_protobuf(value, text("apiVersion"), text("kind")) {
+        Ok(bytes) => bytes_of(code, Encoding::Protobuf, bytes.into(), style.gzip),
+        Err(why) => {
+            let status = ApiError::not_acceptable_form(&why.to_string()).to_value();
+            let bytes = codec::to_protobuf(&status, "v1", "Status").unwrap_or_default();
+            bytes_of(if code < 400 { 406 } else { code }, Encoding::Protobuf, bytes.into(), style.gzip)
         }
     }
 }
@@ -112,13 +129,20 @@ pub fn object(code: u16, value: &Value, style: Style) -> Response<Body> {
 /// JSON bytes, compressed when that pays.
 #[must_use]
 pub fn json(code: u16, bytes: Bytes, gzip: bool) -> Response<Body> {
+    bytes_of(code, Encoding::Json, bytes, gzip)
+}
+
+/// Encoded bytes, compressed when that pays.
+#[must_use]
+pub fn bytes_of(code: u16, encoding: Encoding, bytes: Bytes, gzip: bool) -> Response<Body> {
+    let media_type = encoding.media_type();
     if !gzip || bytes.len() < GZIP_THRESHOLD {
-        return with_type(code, "application/json", full(bytes));
+        return with_type(code, media_type, full(bytes));
     }
     let mut encoder = flate2::write::GzEncoder::new(Vec::with_capacity(bytes.len() / 6), flate2::Compression::fast());
     let compressed = encoder.write_all(&bytes).and_then(|()| encoder.finish());
-    let Ok(compressed) = compressed else { return with_type(code, "application/json", full(bytes)) };
-    let mut response = with_type(code, "application/json", full(compressed));
+    let Ok(compressed) = compressed else { return with_type(code, media_type, full(bytes)) };
+    let mut response = with_type(code, media_type, full(compressed));
     response.headers_mut().insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
     response.headers_mut().insert(header::VARY, HeaderValue::from_static("Accept-Encoding"));
     response

@@ -23,6 +23,7 @@ use crate::{
     proxy::{Backends, KubeletOptions},
     storage::{
         Store,
+        codec::StorageMediaType,
         embedded::{self, EmbeddedOptions},
         etcd::{self, EtcdOptions},
     },
@@ -49,6 +50,19 @@ pub async fn open_store(options: &Options) -> anyhow::Result<Arc<dyn Store>> {
     Ok(etcd::connect(etcd).await?)
 }
 
+/// Upstream's default in etcd; the embedded store keeps the form that the cache needs.
+fn storage_media_type(options: &Options) -> anyhow::Result<StorageMediaType> {
+    let embedded = options.storage.etcd_servers.is_empty();
+    match options.storage.storage_media_type.as_deref().unwrap_or_default() {
+        "" if embedded => Ok(StorageMediaType::Json),
+        "" | "application/vnd.kubernetes.protobuf" => Ok(StorageMediaType::Protobuf),
+        "application/json" => Ok(StorageMediaType::Json),
+        other => Err(anyhow!(
+            "--storage-media-type {other:?} invalid, allowed values: application/json, application/vnd.kubernetes.protobuf"
+        )),
+    }
+}
+
 /// Wires the server.
 pub fn build(
     config: Config,
@@ -66,6 +80,7 @@ pub fn build(
     let registry = Registry::new(
         store,
         &options.storage.etcd_prefix,
+        storage_media_type(options)?,
         options.storage.event_ttl,
         |resource| config.serves_resource(resource),
         &stopped,

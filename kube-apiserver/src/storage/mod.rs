@@ -9,6 +9,7 @@ use bytes::Bytes;
 use futures::stream::BoxStream;
 
 pub mod cache;
+pub mod codec;
 pub mod embedded;
 mod error;
 pub mod etcd;

@@ -109,8 +109,13 @@ pub async fn progress(store: Arc<dyn Store>) {
 }
 
 pub async fn cache(store: Arc<dyn Store>) {
-    let spec =
-        ResourceSpec { resource: "widgets".into(), prefix: "/registry/cc/".into(), namespaced: false, fields: None };
+    let spec = ResourceSpec {
+        resource: "widgets".into(),
+        prefix: "/registry/cc/".into(),
+        namespaced: false,
+        fields: None,
+        codec: None,
+    };
     let shutdown = CancellationToken::new();
     let cache = ResourceCache::new(store.clone(), spec, CacheOptions::default(), shutdown.clone());
     for round in 0..10 {

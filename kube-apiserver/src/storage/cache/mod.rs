@@ -16,12 +16,13 @@ use std::{
 use parking_lot::{Mutex, RwLock};
 use tokio_util::sync::CancellationToken;
 
-use super::{ProgressRequest, Revision, Store};
+use super::{ProgressRequest, Revision, Store, codec::Codec};
 
 mod error;
 mod list;
 mod metrics;
 mod object;
+mod protobuf;
 mod pump;
 mod ring;
 mod select;
@@ -35,6 +36,7 @@ mod tests;
 pub use error::CacheError;
 pub use list::{ListPage, ListQuery, ResourceVersion};
 pub use object::{CachedObject, Labels};
+pub use protobuf::{Protobuf, frame as protobuf_frame};
 pub use select::{FieldRequirement, LabelMatcher, Selection};
 pub use watch::{EventKind, WatchFrom, WatchItem, WatchQuery, Watcher, bookmark_frame};
 
@@ -55,6 +57,8 @@ pub struct ResourceSpec {
     pub namespaced: bool,
     /// Selectable fields beyond name and namespace. `None` spares parsing a tree per write.
     pub fields: Option<FieldExtractor>,
+    /// How objects look in protobuf; `None` for resources that only have JSON.
+    pub codec: Option<Arc<Codec>>,
 }
 
 /// Limits of a cache.

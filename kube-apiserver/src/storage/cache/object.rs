@@ -3,15 +3,19 @@
 //! The stored object has no resourceVersion. It is spliced into the bytes once, at ingest, without building a tree; the
 //! buffer is the whole watch frame of the event that brought the object, and the object is a slice of it.
 
-use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
+use std::{
+    borrow::Cow,
+    collections::BTreeMap,
+    sync::{Arc, OnceLock},
+};
 
 use bytes::Bytes;
 use serde::{Deserialize, de::IgnoredAny};
 use serde_json::value::RawValue;
 
 use super::{
-    super::{KeyValue, Revision, StoreError},
-    EventKind, ResourceSpec,
+    super::{KeyValue, Revision, StoreError, codec},
+    EventKind, Protobuf, ResourceSpec,
 };
 
 /// The labels of an object, sorted by key.
@@ -57,18 +61,20 @@ pub struct CachedObject {
     version_at: u32,
     labels: Labels,
     fields: FieldIndex,
+    protobuf: OnceLock<Protobuf>,
 }
 
 impl CachedObject {
     /// Takes in what the store holds. `kind` is the event that the frame will be asked for most.
     pub(super) fn ingest(kv: &KeyValue, spec: &ResourceSpec, kind: EventKind) -> Result<Self, StoreError> {
         let corrupt = |reason: String| StoreError::Corrupt { path: kv.key.to_string(), reason };
-        let parsed = Parsed::new(&kv.value).map_err(|error| corrupt(error.to_string()))?;
+        let json = codec::to_json(&kv.value).map_err(|error| corrupt(error.to_string()))?;
+        let parsed = Parsed::new(&json).map_err(|error| corrupt(error.to_string()))?;
         let cleaned;
-        let (value, insert_at, empty) = match parsed.insertion(&kv.value) {
-            Some(Insertion { at, empty }) => (&kv.value[..], at, empty),
+        let (value, insert_at, empty) = match parsed.insertion(&json) {
+            Some(Insertion { at, empty }) => (&json[..], at, empty),
             None => {
-                cleaned = without_version(&kv.value).map_err(|error| corrupt(error.to_string()))?;
+                cleaned = without_version(&json).map_err(|error| corrupt(error.to_string()))?;
                 let again = Parsed::new(&cleaned).map_err(|error| corrupt(error.to_string()))?;
                 let at = again.insertion(&cleaned).ok_or_else(|| corrupt("it has no metadata".into()))?;
                 (&cleaned[..], at.at, at.empty)
@@ -98,6 +104,7 @@ impl CachedObject {
             version_at: (insert_at + "\"resourceVersion\":\"".len()) as u32,
             labels: parsed.labels,
             fields,
+            protobuf: OnceLock::new(),
         })
     }
 
@@ -118,6 +125,7 @@ impl CachedObject {
             version_at: self.version_at,
             labels: self.labels.clone(),
             fields: self.fields.clone(),
+            protobuf: OnceLock::new(),
         }
     }
 
@@ -169,6 +177,19 @@ impl CachedObject {
     /// The watch frame `{"type":...,"object":...}\n`; free when `kind` is what the object came with.
     pub fn frame(&self, kind: EventKind) -> Bytes {
         if kind == self.kind { self.frame.clone() } else { frame(kind, &[&self.bytes]).0 }
+    }
+
+    /// The protobuf forms, encoded with the first call.
+    ///
+    /// # Errors
+    /// The object does not fit its kind.
+    pub fn protobuf(&self, codec: &codec::Codec) -> Result<&Protobuf, common::wire::WireError> {
+        if let Some(protobuf) = self.protobuf.get() {
+            return Ok(protobuf);
+        }
+        // Two clients may encode at once; the first one's result stays.
+        let made = Protobuf::new(codec, &self.bytes, self.kind)?;
+        Ok(self.protobuf.get_or_init(|| made))
     }
 
     /// About how many bytes of memory it takes.
@@ -254,7 +275,13 @@ mod tests {
     use super::*;
 
     fn spec(namespaced: bool) -> ResourceSpec {
-        ResourceSpec { resource: "pods".into(), prefix: "/registry/pods/".into(), namespaced, fields: None }
+        ResourceSpec {
+            resource: "pods".into(),
+            prefix: "/registry/pods/".into(),
+            namespaced,
+            fields: None,
+            codec: None,
+        }
     }
 
     fn ingest(json: &str) -> CachedObject {

@@ -31,6 +31,7 @@ async fn fixture(options: CacheOptions) -> Fixture {
         prefix: "/registry/pods/".into(),
         namespaced: true,
         fields: Some(fields),
+        codec: None,
     };
     let shutdown = CancellationToken::new();
     let cache = ResourceCache::new(store.clone(), spec, options, shutdown.clone());

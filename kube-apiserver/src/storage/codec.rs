@@ -1,0 +1,187 @@
+//! How objects are written: JSON or protobuf in the store, protobuf on the wire.
+//!
+//! As upstream, a store in etcd holds protobuf for the built-in kinds unless told otherwise, and JSON for definitions
+//! of custom resources, for API services and for custom resources. What is read is told by its first bytes, so a
+//! store may hold both. The embedded store holds JSON, the form in which the cache keeps objects.
+
+use std::borrow::Cow;
+
+use common::{
+    api::{Resource, catalog::split_api_version},
+    schema::{self, Type},
+    wire::{self, WireError},
+};
+use serde_json::Value;
+
+/// The form in which objects are written into the store.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum StorageMediaType {
+    /// `application/json`.
+    #[default]
+    Json,
+    /// `application/vnd.kubernetes.protobuf`.
+    Protobuf,
+}
+
+/// Groups that upstream stores as JSON whatever the flag says.
+const ALWAYS_JSON: [&str; 2] = ["apiextensions.k8s.io", "apiregistration.k8s.io"];
+
+/// The forms of one kind.
+#[derive(Debug)]
+pub struct Codec {
+    ty: Type<'static>,
+    api_version: String,
+    kind: &'static str,
+    stored: StorageMediaType,
+}
+
+impl Codec {
+    /// The codec of a built-in resource; `None` for one whose type isn't known.
+    #[must_use]
+    pub fn of(resource: &Resource, stored: StorageMediaType) -> Option<Self> {
+        let ty = schema::lookup(resource.group, resource.version, resource.kind)?;
+        let stored = if ALWAYS_JSON.contains(&resource.group) { StorageMediaType::Json } else { stored };
+        Some(Self { ty, api_version: resource.api_version(), kind: resource.kind, stored })
+    }
+
+    /// `group/version` of the objects.
+    #[must_use]
+    pub fn api_version(&self) -> &str {
+        &self.api_version
+    }
+
+    /// Kind of the objects.
+    #[must_use]
+    pub fn kind(&self) -> &str {
+        self.kind
+    }
+
+    /// The protobuf message of an object, without envelope.
+    ///
+    /// # Errors
+    /// The JSON does not fit the kind.
+    pub fn protobuf(&self, json: &[u8]) -> Result<Vec<u8>, WireError> {
+        let mut raw = Vec::new();
+        wire::json_to_protobuf(self.ty, json, &mut raw)?;
+        Ok(raw)
+    }
+
+    /// What is stored for an object.
+    ///
+    /// # Errors
+    /// The object does not fit the kind.
+    pub fn encode(&self, object: &Value) -> Result<Vec<u8>, WireError> {
+        match self.stored {
+            StorageMediaType::Json => encode_json(object),
+            StorageMediaType::Protobuf => {
+                let mut raw = Vec::with_capacity(1024);
+                wire::tree_to_protobuf(self.ty, object, &mut raw)?;
+                Ok(wire::seal(&self.api_version, self.kind, &raw))
+            }
+        }
+    }
+}
+
+/// The JSON of a stored value: itself, or what its protobuf stands for.
+///
+/// # Errors
+/// It is protobuf of an unknown kind, or damaged.
+pub fn to_json(value: &[u8]) -> Result<Cow<'_, [u8]>, WireError> {
+    if !value.starts_with(wire::MAGIC) {
+        return Ok(Cow::Borrowed(value));
+    }
+    let envelope = wire::open(value)?;
+    let (group, version) = split_api_version(envelope.api_version);
+    let unknown = || WireError::NotMarshalable(format!("{} {}", envelope.api_version, envelope.kind));
+    let ty = schema::lookup(group, version, envelope.kind).ok_or_else(unknown)?;
+    let mut json = Vec::new();
+    wire::protobuf_to_json(ty, envelope.raw, Some((envelope.api_version, envelope.kind)), &mut json)?;
+    Ok(Cow::Owned(json))
+}
+
+/// The tree of a stored value.
+///
+/// # Errors
+/// As [`to_json`].
+pub fn to_tree(value: &[u8]) -> Result<Value, WireError> {
+    serde_json::from_slice(&to_json(value)?).map_err(|error| WireError::Json(error.to_string()))
+}
+
+/// What is stored for an object of a built-in kind that no cache holds, such as an allocation record.
+///
+/// # Errors
+/// The object says no known kind.
+pub fn encode(object: &Value, stored: StorageMediaType) -> Result<Vec<u8>, WireError> {
+    if stored == StorageMediaType::Json {
+        return encode_json(object);
+    }
+    let text = |member: &str| object[member].as_str().unwrap_or_default();
+    to_protobuf(object, text("apiVersion"), text("kind"))
+}
+
+/// A tree of a built-in kind in its protobuf envelope.
+///
+/// # Errors
+/// The kind has no protobuf form, or the tree does not fit it.
+pub fn to_protobuf(object: &Value, api_version: &str, kind: &str) -> Result<Vec<u8>, WireError> {
+    let (group, version) = split_api_version(api_version);
+    let unknown = || WireError::NotMarshalable(format!("{api_version} {kind}"));
+    let ty = schema::lookup(group, version, kind).ok_or_else(unknown)?;
+    let mut raw = Vec::with_capacity(1024);
+    wire::tree_to_protobuf(ty, object, &mut raw)?;
+    Ok(wire::seal(api_version, kind, &raw))
+}
+
+/// JSON with `kind`, `apiVersion` and `metadata` first.
+///
+/// # Errors
+/// The tree cannot be written.
+pub fn encode_json(object: &Value) -> Result<Vec<u8>, WireError> {
+    crate::server::registry::encode_ordered(object).map_err(|error| WireError::Json(error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use common::api::catalog;
+    use serde_json::json;
+
+    use super::*;
+
+    fn codec(group: &str, version: &str, plural: &str, stored: StorageMediaType) -> Codec {
+        Codec::of(catalog().by_plural(group, version, plural).unwrap(), stored).unwrap()
+    }
+
+    #[test]
+    fn built_in_kinds_are_protobuf_and_definitions_json() {
+        let pod = json!({"kind": "Pod", "apiVersion": "v1", "metadata": {"name": "web"}, "spec": {"containers": []}});
+        let bytes = codec("", "v1", "pods", StorageMediaType::Protobuf).encode(&pod).unwrap();
+        assert!(bytes.starts_with(b"k8s\0\n\t\n\x02v1\x12\x03Pod"));
+        let mut read = to_tree(&bytes).unwrap();
+        assert_eq!((&read["kind"], &read["metadata"]), (&json!("Pod"), &pod["metadata"]));
+        // Read back, encoded again: nothing changes any more.
+        assert_eq!(codec("", "v1", "pods", StorageMediaType::Protobuf).encode(&read).unwrap(), bytes);
+        read["kind"] = "Nothing".into();
+        assert!(matches!(encode(&read, StorageMediaType::Protobuf), Err(WireError::NotMarshalable(_))));
+        let crd = json!({"kind": "CustomResourceDefinition", "apiVersion": "apiextensions.k8s.io/v1"});
+        let plural = "customresourcedefinitions";
+        let bytes = codec("apiextensions.k8s.io", "v1", plural, StorageMediaType::Protobuf).encode(&crd).unwrap();
+        assert_eq!(to_tree(&bytes).unwrap(), crd);
+        assert!(bytes.starts_with(b"{"));
+    }
+
+    #[test]
+    fn every_stored_kind_has_a_protobuf_form() {
+        for resource in catalog().resources().filter(|resource| resource.storage.is_some()) {
+            let codec = Codec::of(resource, StorageMediaType::Protobuf).unwrap();
+            assert!(codec.protobuf(b"{}").is_ok(), "{} {}", codec.api_version(), codec.kind());
+        }
+    }
+
+    #[test]
+    fn damaged_values_are_told() {
+        for value in [&b"k8s\0"[..], b"k8s\0\x0a\xff", b"k8s\0\n\t\n\x02v1\x12\x03Pod\x12\x02\x0a\x09"] {
+            assert!(to_json(value).is_err());
+        }
+        assert!(to_tree(b"nothing").is_err());
+    }
+}
