@@ -5,11 +5,13 @@
 
 mod decode;
 mod load;
+mod normalize;
 mod table;
 
 pub use decode::{
     Decoded, Problem, cannot_be_handled, convert, decode, duplicate_fields, prune, strict_decoding_error, syntax_error,
 };
+pub use normalize::normalize;
 pub use table::{
     Field, GoFacts, List, ListKind, MapKind, PatchStrategy, Scalar, Shape, Struct, Table, Type, TypeId, WireForm,
 };

@@ -99,12 +99,19 @@ async fn check_and_store(
     store(call, target, name, object, options).await
 }
 
-async fn store(call: &Call, target: Target<'_>, name: &str, object: Value, options: &WriteOptions) -> ApiResult<Value> {
+async fn store(
+    call: &Call,
+    target: Target<'_>,
+    name: &str,
+    mut object: Value,
+    options: &WriteOptions,
+) -> ApiResult<Value> {
     let namespace = if target.resource.namespaced { call.info.namespace.as_str() } else { "" };
     if options.dry_run {
         if target.store.find(namespace, name).await?.is_some() {
             return Err(ApiError::already_exists(target.resource.group, target.resource.plural, name));
         }
+        target.store.normalize(&mut object);
         return Ok(object);
     }
     target.store.create(namespace, name, object).await

@@ -162,8 +162,9 @@ impl ResourceStore {
 
     async fn commit(&self, key: &str, current: &Stored, fresh: bool, change: Change) -> Result<Outcome, StoreError> {
         match change {
-            Change::Keep(object) => {
+            Change::Keep(mut object) => {
                 self.confirm(key, current, fresh).await?;
+                self.normalize(&mut object);
                 Ok(Outcome::Stored(object))
             }
             Change::Delete => {
@@ -180,6 +181,13 @@ impl ResourceStore {
                 let revision = self.cache.store().update(key, current.revision, bytes, self.ttl).await?;
                 Ok(Outcome::Stored(with_version(object, revision)))
             }
+        }
+    }
+
+    /// Gives an object that is answered without being stored the form of stored ones.
+    pub fn normalize(&self, object: &mut Value) {
+        if let Some(codec) = &self.codec {
+            codec.normalize(object);
         }
     }
 
@@ -209,7 +217,10 @@ impl ResourceStore {
         object["kind"] = self.resource.kind.into();
         object["apiVersion"] = self.resource.api_version().into();
         let encoded = match &self.codec {
-            Some(codec) => codec.encode(object),
+            Some(codec) => {
+                codec.normalize(object);
+                codec.encode(object)
+            }
             None => codec::encode_json(object),
         };
         encoded.map(Bytes::from).map_err(ApiError::internal)

@@ -44,6 +44,11 @@ impl Codec {
         Some(Self { ty, api_version: resource.api_version(), kind: resource.kind, stored })
     }
 
+    /// Gives an object the form in which Go writes it, so that what is answered is what will be read.
+    pub fn normalize(&self, object: &mut Value) {
+        schema::normalize(self.ty, object);
+    }
+
     /// `group/version` of the objects.
     #[must_use]
     pub fn api_version(&self) -> &str {

@@ -4,6 +4,7 @@
 mod admission;
 mod auth;
 mod bad_input;
+mod encodings;
 mod objects;
 mod support;
 mod watches;

@@ -22,11 +22,19 @@ pub struct Cluster {
     running: Option<Running>,
     shutdown: CancellationToken,
     dir: tempfile::TempDir,
+    flags: Vec<String>,
 }
 
 impl Cluster {
     /// Starts a server and waits until it is ready.
     pub async fn start() -> Self {
+        let mut cluster = Self::prepare();
+        cluster.boot().await;
+        cluster
+    }
+
+    /// A server that does not run yet; [`Self::restart`] starts it.
+    pub fn prepare() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
@@ -39,9 +47,12 @@ impl Cluster {
         write("server.key", key);
         write("sa.key", KeyPair::generate().unwrap().serialize_pem());
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let mut cluster = Self { port, ca, running: None, shutdown: CancellationToken::new(), dir };
-        cluster.boot().await;
-        cluster
+        Self { port, ca, running: None, shutdown: CancellationToken::new(), dir, flags: Vec::new() }
+    }
+
+    /// Where the embedded store is.
+    pub fn data_dir(&self) -> std::path::PathBuf {
+        self.dir.path().join("data")
     }
 
     async fn boot(&mut self) {
@@ -62,6 +73,7 @@ impl Cluster {
             "--enable-admission-plugins=NodeRestriction".to_owned(),
             "--service-cluster-ip-range=10.96.0.0/16".to_owned(),
         ];
+        let flags = flags.into_iter().chain(self.flags.iter().cloned());
         let options: Options = common::config::try_parse_from(flags).unwrap();
         self.shutdown = CancellationToken::new();
         self.running = Some(start(options, self.shutdown.clone()).await.unwrap());
@@ -70,6 +82,12 @@ impl Cluster {
             admin.request_text(request("GET", "/readyz", &Value::Null)).await.is_ok()
         })
         .await;
+    }
+
+    /// As [`Self::restart`], with further flags from now on.
+    pub async fn restart_with(&mut self, flags: &[&str]) {
+        self.flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
+        self.restart().await;
     }
 
     /// Stops the server and starts it again on the same data.
