@@ -1,5 +1,6 @@
 //! LIST: cached bytes are strung together; trees are built only for Tables and other versions.
 
+use bytes::Bytes;
 use http::Response;
 use serde_json::{Value, json};
 
@@ -72,15 +73,21 @@ fn list_meta(page: &ListPage) -> Value {
 }
 
 fn tree(call: &Call, target: Target<'_>, page: &ListPage, wanted: Output) -> ApiResult<Value> {
-    let items = page.items.iter().map(|c| output::tree(target, c)).collect::<ApiResult<Vec<_>>>()?;
+    let mut items = page.items.iter().map(|c| output::tree(target, c)).collect::<ApiResult<Vec<_>>>()?;
     let meta = list_meta(page);
     Ok(match wanted.form {
-        Form::Object => json!({
-            "kind": target.resource.list_kind(),
-            "apiVersion": target.resource.api_version(),
-            "metadata": meta,
-            "items": items,
-        }),
+        Form::Object => {
+            for object in items.iter_mut().filter_map(Value::as_object_mut) {
+                object.remove("kind");
+                object.remove("apiVersion");
+            }
+            json!({
+                "kind": target.resource.list_kind(),
+                "apiVersion": target.resource.api_version(),
+                "metadata": meta,
+                "items": items,
+            })
+        }
         Form::Table(version) => output::table_of(target, &items, &meta, output::include_object(call)?, version),
         Form::Metadata(version) => json!({
             "kind": "PartialObjectMetadataList",
@@ -102,12 +109,14 @@ fn pieces(target: Target<'_>, page: &ListPage, wanted: Output, style: Style) -> 
     let objects = page.items.iter();
     Ok(Some(match (wanted.encoding, wanted.form) {
         (Encoding::Json, Form::Object) if style.is_raw() => {
-            let items = objects.map(|cached| output::bytes(target, cached)).collect::<ApiResult<_>>()?;
+            let said = target.type_meta();
+            let items = objects.map(|cached| Ok(untyped(output::bytes(target, cached)?, &said)));
+            let items = items.collect::<ApiResult<_>>()?;
             Pieces::json(&api_version, &kind, &list_meta(page), items)
         }
         (Encoding::Json, Form::Metadata(version)) if style.is_raw() => {
-            let items =
-                objects.map(|cached| output::partial_json(target, cached, version)).collect::<ApiResult<_>>()?;
+            let items = objects.map(|cached| Ok(untyped(output::partial_json(target, cached, version)?, "")));
+            let items = items.collect::<ApiResult<_>>()?;
             Pieces::json(&api_version, &kind, &list_meta(page), items)
         }
         (Encoding::Protobuf, Form::Object) => {
@@ -120,4 +129,11 @@ fn pieces(target: Target<'_>, page: &ListPage, wanted: Output, style: Style) -> 
         }
         _ => return Ok(None),
     }))
+}
+
+/// An object without its opening brace and, where it begins with that, `said`: items don't repeat their kind.
+fn untyped(object: Bytes, said: &str) -> Bytes {
+    let rest =
+        object.strip_prefix(b"{").map_or(0, |rest| 1 + rest.strip_prefix(said.as_bytes()).map_or(0, |_| said.len()));
+    object.slice(rest..)
 }

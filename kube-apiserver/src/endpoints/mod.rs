@@ -51,6 +51,11 @@ impl Target<'_> {
         self.resource.group == self.store.resource.group && self.resource.version == self.store.resource.version
     }
 
+    /// The members that objects of this resource begin with in JSON, as the store's encoder writes them.
+    fn type_meta(&self) -> String {
+        format!(r#""kind":"{}","apiVersion":"{}","#, self.resource.kind, self.resource.api_version())
+    }
+
     /// 404 for this resource.
     #[must_use]
     pub fn not_found(&self, name: &str) -> ApiError {

@@ -34,7 +34,7 @@ pub(super) struct Pieces {
 }
 
 impl Pieces {
-    /// A list of JSON objects.
+    /// A list of JSON objects, each without its opening brace.
     pub fn json(api_version: &str, kind: &str, meta: &Value, items: Vec<Bytes>) -> Self {
         let head = format!(r#"{{"kind":"{kind}","apiVersion":"{api_version}","metadata":{meta},"items":["#);
         Self { head: head.into_bytes(), joint: Joint::Comma, items, tail: b"]}\n" }
@@ -72,8 +72,7 @@ impl Pieces {
     fn append(&self, at: usize, out: &mut BytesMut) {
         let Some(item) = self.items.get(at) else { return };
         match self.joint {
-            Joint::Comma if at == 0 => {}
-            Joint::Comma => out.extend_from_slice(b","),
+            Joint::Comma => out.extend_from_slice(if at == 0 { b"{" } else { b",{" }),
             Joint::Head => out.extend_from_slice(&wire::element_head(ITEMS, item.len())),
         }
         out.extend_from_slice(item);
@@ -124,10 +123,10 @@ mod tests {
 
     #[tokio::test]
     async fn chunks_make_the_same_list() {
-        let items: Vec<Bytes> = (0..1000).map(|at| Bytes::from(format!("{{\"n\":{at:0600}}}"))).collect();
+        let items: Vec<Bytes> = (0..1000).map(|at| Bytes::from(format!("\"n\":{at:0600}}}"))).collect();
         let whole = format!(
             "{{\"kind\":\"L\",\"apiVersion\":\"v1\",\"metadata\":{{}},\"items\":[{}]}}\n",
-            items.iter().map(|i| std::str::from_utf8(i).unwrap()).collect::<Vec<_>>().join(",")
+            items.iter().map(|i| format!("{{{}", std::str::from_utf8(i).unwrap())).collect::<Vec<_>>().join(",")
         );
         let chunks: Vec<_> = Pieces::json("v1", "L", &json!({}), items).chunks().map(Result::unwrap).collect().await;
         assert!(chunks.len() > 1);

@@ -66,16 +66,8 @@ async fn objects_and_lists_are_the_same_in_both_encodings() {
     let one = format!("{MAPS}/m1");
     for path in [one.as_str(), MAPS, "/api/v1/namespaces", "/apis/rbac.authorization.k8s.io/v1/clusterroles"] {
         let json = call(&admin, "GET", path, Value::Null).await;
-        let mut protobuf = get(&admin, PROTOBUF, path).await;
-        if let Some(items) = protobuf.get_mut("items").and_then(Value::as_array_mut) {
-            assert!(!items.is_empty());
-            // In a list only the list says its kind; JSON ones of ours repeat it.
-            let meta = &json["items"][0];
-            for item in items {
-                item["kind"] = meta["kind"].clone();
-                item["apiVersion"] = meta["apiVersion"].clone();
-            }
-        }
+        let protobuf = get(&admin, PROTOBUF, path).await;
+        assert!(protobuf.get("items").and_then(Value::as_array).is_none_or(|items| !items.is_empty()));
         assert_eq!(protobuf, json, "{path}");
     }
     // A version that is not the stored one.
