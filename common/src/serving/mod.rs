@@ -8,6 +8,7 @@ mod health;
 mod ops;
 mod server;
 mod tls;
+mod v1_client;
 
 #[cfg(test)]
 mod tests;

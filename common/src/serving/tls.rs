@@ -16,7 +16,7 @@ use rustls::{
 use tokio::time::Instant;
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
-use super::ServeError;
+use super::{ServeError, v1_client};
 
 const CHECK_EVERY: Duration = Duration::from_secs(5);
 
@@ -205,9 +205,11 @@ fn build(options: &TlsOptions, memory_pair: Option<&Pair>) -> Result<Arc<ServerC
     let builder = match client_roots(options)? {
         None => builder.with_no_client_auth(),
         Some(roots) => {
-            let verifier =
-                WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).allow_unauthenticated().build();
-            builder.with_client_cert_verifier(verifier.map_err(|error| wrong(&error))?)
+            let (store, certificates) = roots;
+            let algorithms = provider.signature_verification_algorithms;
+            let webpki = WebPkiClientVerifier::builder_with_provider(Arc::new(store), provider);
+            let webpki = webpki.allow_unauthenticated().build().map_err(|error| wrong(&error))?;
+            builder.with_client_cert_verifier(Arc::new(v1_client::Verifier::new(webpki, certificates, algorithms)))
         }
     };
     let mut config = builder.with_single_cert(chain, key).map_err(|error| wrong(&error))?;
@@ -215,7 +217,10 @@ fn build(options: &TlsOptions, memory_pair: Option<&Pair>) -> Result<Arc<ServerC
     Ok(Arc::new(config))
 }
 
-fn client_roots(options: &TlsOptions) -> Result<Option<RootCertStore>, ServeError> {
+/// The CAs of client certificates, for webpki and as they are.
+type Roots = (RootCertStore, Vec<CertificateDer<'static>>);
+
+fn client_roots(options: &TlsOptions) -> Result<Option<Roots>, ServeError> {
     let mut pem = options.client_ca_pem.read().clone();
     let mut name = "the cluster's client CA".to_owned();
     if let Some(path) = &options.client_ca {
@@ -226,17 +231,18 @@ fn client_roots(options: &TlsOptions) -> Result<Option<RootCertStore>, ServeErro
     if pem.is_empty() {
         return Ok(None);
     }
-    let mut roots = RootCertStore::empty();
+    let (mut roots, mut certificates) = (RootCertStore::empty(), Vec::new());
     for certificate in CertificateDer::pem_slice_iter(&pem) {
         let added = certificate
             .map_err(|error| error.to_string())
-            .and_then(|der| roots.add(der).map_err(|error| error.to_string()));
-        added.map_err(|error| ServeError::Tls(format!("client CA {name}: {error}")))?;
+            .and_then(|der| roots.add(der.clone()).map(|()| der).map_err(|error| error.to_string()));
+        let der = added.map_err(|error| ServeError::Tls(format!("client CA {name}: {error}")))?;
+        certificates.push(der);
     }
     if roots.is_empty() {
         return Err(ServeError::Tls(format!("client CA {name} holds no certificate")));
     }
-    Ok(Some(roots))
+    Ok(Some((roots, certificates)))
 }
 
 #[cfg(test)]
