@@ -1,7 +1,5 @@
 //! The recorder of core/v1 events.
 
-use std::time::Duration;
-
 use jiff::Timestamp;
 use k8s_openapi::{
     api::core::v1::{Event, EventSource, ObjectReference},
@@ -16,12 +14,10 @@ use tokio::sync::mpsc;
 use super::{
     EventType,
     correlate::{Correlator, Outcome},
-    event_name, event_namespace,
+    event_name, event_namespace, persist,
 };
 
 const QUEUE: usize = 1000;
-const TRIES: u32 = 12;
-const RETRY: Duration = Duration::from_secs(10);
 
 /// Records core/v1 events in the background. Clones share one writer, which ends when the last clone is gone.
 #[derive(Clone)]
@@ -92,20 +88,7 @@ async fn write(client: Client, mut events: mpsc::Receiver<Event>) {
     let mut correlator = Correlator::new();
     while let Some(event) = events.recv().await {
         let outcome = correlator.correlate(event, Timestamp::now());
-        for attempt in 1..=TRIES {
-            match write_once(&client, &outcome).await {
-                Ok(()) => break,
-                Err(error @ kube::Error::Api(_)) => {
-                    tracing::warn!(%error, "server rejected event");
-                    break;
-                }
-                Err(error) if attempt == TRIES => tracing::warn!(%error, "unable to write event; giving up"),
-                Err(error) => {
-                    tracing::debug!(%error, "unable to write event; may retry");
-                    tokio::time::sleep(RETRY).await;
-                }
-            }
-        }
+        persist(|| write_once(&client, &outcome)).await;
     }
 }
 

@@ -4,6 +4,11 @@ mod core;
 mod correlate;
 mod series;
 
+#[cfg(test)]
+mod tests;
+
+use std::{future::Future, time::Duration};
+
 use k8s_openapi::api::core::v1::ObjectReference;
 
 pub use self::core::Recorder;
@@ -50,6 +55,26 @@ fn event_name(reference: &ObjectReference, now: jiff::Timestamp) -> String {
 /// Events about cluster-scoped objects live in `default`.
 fn event_namespace(reference: &ObjectReference) -> String {
     reference.namespace.clone().filter(|namespace| !namespace.is_empty()).unwrap_or_else(|| "default".into())
+}
+
+const TRIES: u32 = 12;
+const RETRY: Duration = Duration::from_secs(10);
+
+/// Tries to write an event until the server has decided on it, or too often.
+async fn persist<F: Future<Output = Result<(), kube::Error>>>(mut write: impl FnMut() -> F) {
+    for attempt in 1..=TRIES {
+        match write().await {
+            Ok(()) => return,
+            Err(error @ kube::Error::Api(_)) => {
+                return tracing::warn!(error = crate::client::brief(&error), "server rejected event");
+            }
+            Err(error) if attempt == TRIES => tracing::warn!(%error, "unable to write event; giving up"),
+            Err(error) => {
+                tracing::debug!(%error, "unable to write event; may retry");
+                tokio::time::sleep(RETRY).await;
+            }
+        }
+    }
 }
 
 /// Cuts a text at a character boundary.

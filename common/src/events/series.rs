@@ -16,11 +16,9 @@ use kube::{
 };
 use tokio::sync::mpsc;
 
-use super::{EventType, correlate::Recent, event_name, event_namespace, truncate};
+use super::{EventType, correlate::Recent, event_name, event_namespace, persist, truncate};
 
 const QUEUE: usize = 1000;
-const TRIES: u32 = 12;
-const RETRY: Duration = Duration::from_secs(10);
 /// A series ends when nothing was observed for this long; its final count is written then.
 const FINISH: Duration = Duration::from_secs(360);
 const NOTE_LIMIT: usize = 1024;
@@ -87,8 +85,8 @@ impl EventsV1Recorder {
 }
 
 struct Series {
-    namespace: String,
-    name: String,
+    /// As it was created.
+    event: Event,
     count: i32,
     /// The count that the server knows.
     written: i32,
@@ -118,7 +116,7 @@ async fn write(client: Client, mut events: mpsc::Receiver<Event>) {
             event = events.recv() => event,
             _ = finish.tick() => {
                 for ended in end_series(&mut series, Timestamp::now()) {
-                    patch_series(&client, &ended).await;
+                    persist(|| write_once(&client, &ended)).await;
                 }
                 continue;
             }
@@ -128,60 +126,49 @@ async fn write(client: Client, mut events: mpsc::Receiver<Event>) {
     }
 }
 
-/// Forgets series that are over; hands back those whose last count is not written yet.
-fn end_series(series: &mut Recent<String, Series>, now: Timestamp) -> Vec<Series> {
+/// Forgets series that are over; hands back, with their last count, those that the server does not know in full.
+fn end_series(series: &mut Recent<String, Series>, now: Timestamp) -> Vec<Event> {
     let mut ended = Vec::new();
     series.retain(|entry| {
         let over = now.as_second() - entry.last.as_second() > FINISH.as_secs() as i64;
         if over && entry.count > entry.written {
-            let (namespace, name) = (entry.namespace.clone(), entry.name.clone());
-            ended.push(Series { namespace, name, ..*entry });
+            ended.push(in_series(entry));
         }
         !over
     });
     ended
 }
 
-async fn record(client: &Client, series: &mut Recent<String, Series>, event: Event) {
-    let entry = series.get_or_insert_with(key(&event), || Series {
-        namespace: event.metadata.namespace.clone().unwrap_or_default(),
-        name: event.metadata.name.clone().unwrap_or_default(),
-        count: 0,
-        written: 0,
-        last: Timestamp::now(),
-    });
-    entry.count += 1;
-    entry.last = Timestamp::now();
-    match entry.count {
-        1 => {
-            entry.written = 1;
-            create(client, &event).await;
-        }
-        2 => {
-            entry.written = 2;
-            patch_series(client, entry).await;
-        }
-        _ => {}
-    }
-}
-
-async fn create(client: &Client, event: &Event) {
-    let api = Api::<Event>::namespaced(client.clone(), event.metadata.namespace.as_deref().unwrap_or("default"));
-    for attempt in 1..=TRIES {
-        match api.create(&PostParams::default(), event).await {
-            Ok(_) => return,
-            Err(error @ kube::Error::Api(_)) => return tracing::warn!(%error, "server rejected event"),
-            Err(error) if attempt == TRIES => tracing::warn!(%error, "unable to write event; giving up"),
-            Err(_) => tokio::time::sleep(RETRY).await,
-        }
-    }
-}
-
-async fn patch_series(client: &Client, entry: &Series) {
-    let api = Api::<Event>::namespaced(client.clone(), &entry.namespace);
+fn in_series(entry: &Series) -> Event {
     let series = EventSeries { count: entry.count, last_observed_time: MicroTime(entry.last) };
-    let patch = Patch::Strategic(serde_json::json!({ "series": series }));
-    if let Err(error) = api.patch(&entry.name, &PatchParams::default(), &patch).await {
-        tracing::debug!(%error, name = entry.name, "cannot update an event series");
+    Event { series: Some(series), ..entry.event.clone() }
+}
+
+async fn record(client: &Client, series: &mut Recent<String, Series>, event: Event) {
+    let last = Timestamp::now();
+    let entry = series.get_or_insert_with(key(&event), || Series { event, count: 0, written: 0, last });
+    entry.count += 1;
+    entry.last = last;
+    let event = match entry.count {
+        1 => entry.event.clone(),
+        2 => in_series(entry),
+        // The rest is counted, and written when the series ends.
+        _ => return,
+    };
+    entry.written = entry.count;
+    persist(|| write_once(client, &event)).await;
+}
+
+/// A first event is created, a series patched; a series whose event is gone is created whole.
+async fn write_once(client: &Client, event: &Event) -> Result<(), kube::Error> {
+    let api = Api::<Event>::namespaced(client.clone(), event.metadata.namespace.as_deref().unwrap_or("default"));
+    if let Some(series) = &event.series {
+        let patch = Patch::Strategic(serde_json::json!({ "series": series }));
+        let name = event.metadata.name.as_deref().unwrap_or_default();
+        match api.patch(name, &PatchParams::default(), &patch).await {
+            Err(kube::Error::Api(status)) if status.code == 404 => {}
+            result => return result.map(|_| ()),
+        }
     }
+    api.create(&PostParams::default(), event).await.map(|_| ())
 }
