@@ -3,8 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
-use common::informer::{Event, Informer, object_key};
+use common::informer::{Event, Informer, WorkQueue, object_key};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, Service, ServicePort};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
@@ -17,6 +18,23 @@ use super::{pods, selector};
 pub(crate) const HEADLESS: &str = "service.kubernetes.io/headless";
 /// When the change that led to this state happened.
 pub(crate) const TRIGGER_TIME: &str = "endpoints.kubernetes.io/last-change-trigger-time";
+
+/// Puts Services on the queue that changed, or whose pods did; the latter after `batch`, so that many changes are one.
+pub(crate) fn enqueue_changed(
+    services: &Arc<Informer<Service>>,
+    pods: &Informer<Pod>,
+    queue: &Arc<WorkQueue<String>>,
+    batch: Duration,
+) {
+    let changed = queue.clone();
+    services.on_event(move |event: &Event<Service>| changed.add(object_key(&**event.object())));
+    let (services, queue) = (services.clone(), queue.clone());
+    pods.on_event(move |event| {
+        for key in services_of_event(&services, event) {
+            queue.add_after(key, batch);
+        }
+    });
+}
 
 /// The Service's selector; None when somebody else manages its endpoints.
 pub(crate) fn selector_of(service: &Service) -> Option<&BTreeMap<String, String>> {
@@ -93,7 +111,7 @@ pub(crate) fn target_port(pod: &Pod, port: &ServicePort) -> Option<i32> {
 }
 
 /// The keys of the Services that a change of a pod concerns.
-pub(crate) fn services_of_event(services: &Informer<Service>, event: &Event<Pod>) -> BTreeSet<String> {
+fn services_of_event(services: &Informer<Service>, event: &Event<Pod>) -> BTreeSet<String> {
     let mut keys = BTreeSet::new();
     match event {
         Event::Added(pod) | Event::Deleted(pod) => add_services(services, pod, &mut keys),

@@ -22,17 +22,7 @@ impl BalancedAllocation {
     }
 }
 
-impl Plugin for BalancedAllocation {
-    fn name(&self) -> &'static str {
-        NAME
-    }
-    fn as_pre_score(&self) -> Option<&dyn PreScore> {
-        Some(self)
-    }
-    fn as_score(&self) -> Option<&dyn Score> {
-        Some(self)
-    }
-}
+extension_points!(BalancedAllocation { as_pre_score: PreScore, as_score: Score });
 
 impl PreScore for BalancedAllocation {
     /// A pod that requests nothing balances nothing.

@@ -19,14 +19,7 @@ pub struct DefaultBinder {
 /// Upstream's name.
 pub const NAME: &str = "DefaultBinder";
 
-impl Plugin for DefaultBinder {
-    fn name(&self) -> &'static str {
-        NAME
-    }
-    fn as_bind(&self) -> Option<&dyn Bind> {
-        Some(self)
-    }
-}
+extension_points!(DefaultBinder { as_bind: Bind });
 
 #[async_trait]
 impl Bind for DefaultBinder {

@@ -56,20 +56,11 @@ impl DefaultPreemption {
     }
 }
 
-impl Plugin for DefaultPreemption {
-    fn name(&self) -> &'static str {
-        NAME
-    }
-    fn as_pre_enqueue(&self) -> Option<&dyn PreEnqueue> {
-        Some(self)
-    }
-    fn as_post_filter(&self) -> Option<&dyn PostFilter> {
-        Some(self)
-    }
-    fn as_enqueue(&self) -> Option<&dyn EnqueueExtensions> {
-        Some(self)
-    }
-}
+extension_points!(DefaultPreemption {
+    as_pre_enqueue: PreEnqueue,
+    as_post_filter: PostFilter,
+    as_enqueue: EnqueueExtensions
+});
 
 impl PreEnqueue for DefaultPreemption {
     /// A pod whose victims are still being told to go need not try yet.

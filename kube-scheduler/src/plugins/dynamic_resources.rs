@@ -14,17 +14,7 @@ pub struct DynamicResources;
 /// Upstream's name.
 pub const NAME: &str = "DynamicResources";
 
-impl Plugin for DynamicResources {
-    fn name(&self) -> &'static str {
-        NAME
-    }
-    fn as_pre_filter(&self) -> Option<&dyn PreFilter> {
-        Some(self)
-    }
-    fn as_post_filter(&self) -> Option<&dyn PostFilter> {
-        Some(self)
-    }
-}
+extension_points!(DynamicResources { as_pre_filter: PreFilter, as_post_filter: PostFilter });
 
 impl PreFilter for DynamicResources {
     fn pre_filter(&self, cx: &CycleContext<'_>) -> Result<PreFiltered, Arc<Status>> {

@@ -120,23 +120,7 @@ impl Wants {
     }
 }
 
-impl Plugin for Fit {
-    fn name(&self) -> &'static str {
-        NAME
-    }
-    fn as_pre_filter(&self) -> Option<&dyn PreFilter> {
-        Some(self)
-    }
-    fn as_filter(&self) -> Option<&dyn Filter> {
-        Some(self)
-    }
-    fn as_score(&self) -> Option<&dyn Score> {
-        Some(self)
-    }
-    fn as_enqueue(&self) -> Option<&dyn EnqueueExtensions> {
-        Some(self)
-    }
-}
+extension_points!(Fit { as_pre_filter: PreFilter, as_filter: Filter, as_score: Score, as_enqueue: EnqueueExtensions });
 
 impl PreFilter for Fit {
     fn pre_filter(&self, cx: &CycleContext<'_>) -> Result<PreFiltered, Arc<Status>> {

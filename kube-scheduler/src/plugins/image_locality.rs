@@ -15,14 +15,7 @@ const MIB: i64 = 1024 * 1024;
 const MIN_THRESHOLD: i64 = 23 * MIB;
 const MAX_PER_CONTAINER: i64 = 1000 * MIB;
 
-impl Plugin for ImageLocality {
-    fn name(&self) -> &'static str {
-        NAME
-    }
-    fn as_score(&self) -> Option<&dyn Score> {
-        Some(self)
-    }
-}
+extension_points!(ImageLocality { as_score: Score });
 
 impl Score for ImageLocality {
     fn score(

@@ -167,26 +167,13 @@ struct Contribution {
     anti_affinity: Vec<String>,
 }
 
-impl Plugin for InterPodAffinity {
-    fn name(&self) -> &'static str {
-        NAME
-    }
-    fn as_pre_filter(&self) -> Option<&dyn PreFilter> {
-        Some(self)
-    }
-    fn as_filter(&self) -> Option<&dyn Filter> {
-        Some(self)
-    }
-    fn as_pre_score(&self) -> Option<&dyn PreScore> {
-        Some(self)
-    }
-    fn as_score(&self) -> Option<&dyn Score> {
-        Some(self)
-    }
-    fn as_enqueue(&self) -> Option<&dyn EnqueueExtensions> {
-        Some(self)
-    }
-}
+extension_points!(InterPodAffinity {
+    as_pre_filter: PreFilter,
+    as_filter: Filter,
+    as_pre_score: PreScore,
+    as_score: Score,
+    as_enqueue: EnqueueExtensions
+});
 
 /// Live slots among a set, or all of them.
 fn slots(snapshot: &Snapshot, all: bool, some: &crate::framework::bitset::BitSet) -> Vec<u32> {

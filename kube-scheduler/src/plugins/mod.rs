@@ -1,5 +1,19 @@
 //! The in-tree plugins, one file each, and how a profile's choice of them is put together.
 
+/// The [`Plugin`](crate::framework::plugin::Plugin) of a file: its `NAME`, and the extension points that its type implements.
+macro_rules! extension_points {
+    ($plugin:ident { $($as_point:ident: $point:ident),+ $(,)? }) => {
+        impl Plugin for $plugin {
+            fn name(&self) -> &'static str {
+                NAME
+            }
+            $(fn $as_point(&self) -> Option<&dyn $point> {
+                Some(self)
+            })+
+        }
+    };
+}
+
 pub mod balanced_allocation;
 pub mod default_binder;
 pub mod default_preemption;

@@ -82,26 +82,13 @@ fn node_labels<'a>(node: &'a Node) -> impl Fn(&str) -> Option<&'a str> {
     move |key| node.metadata.labels.as_ref()?.get(key).map(String::as_str)
 }
 
-impl Plugin for NodeAffinity {
-    fn name(&self) -> &'static str {
-        NAME
-    }
-    fn as_pre_filter(&self) -> Option<&dyn PreFilter> {
-        Some(self)
-    }
-    fn as_filter(&self) -> Option<&dyn Filter> {
-        Some(self)
-    }
-    fn as_pre_score(&self) -> Option<&dyn PreScore> {
-        Some(self)
-    }
-    fn as_score(&self) -> Option<&dyn Score> {
-        Some(self)
-    }
-    fn as_enqueue(&self) -> Option<&dyn EnqueueExtensions> {
-        Some(self)
-    }
-}
+extension_points!(NodeAffinity {
+    as_pre_filter: PreFilter,
+    as_filter: Filter,
+    as_pre_score: PreScore,
+    as_score: Score,
+    as_enqueue: EnqueueExtensions
+});
 
 impl PreFilter for NodeAffinity {
     fn pre_filter(&self, cx: &CycleContext<'_>) -> Result<PreFiltered, Arc<Status>> {

@@ -16,17 +16,7 @@ pub const NAME: &str = "NodeName";
 static MISMATCH: LazyLock<Arc<Status>> =
     LazyLock::new(|| Status::unresolvable(NAME, "node(s) didn't match the requested node name"));
 
-impl Plugin for NodeName {
-    fn name(&self) -> &'static str {
-        NAME
-    }
-    fn as_filter(&self) -> Option<&dyn Filter> {
-        Some(self)
-    }
-    fn as_enqueue(&self) -> Option<&dyn EnqueueExtensions> {
-        Some(self)
-    }
-}
+extension_points!(NodeName { as_filter: Filter, as_enqueue: EnqueueExtensions });
 
 impl Filter for NodeName {
     /// The name is the pod's own, not its template's; yet a pod that waits for a node has none, so the verdict is the

@@ -22,20 +22,7 @@ fn conflict(wanted: &[HostPort], used: &[HostPort]) -> bool {
     wanted.iter().any(|port| used.iter().any(|other| port.conflicts(other)))
 }
 
-impl Plugin for NodePorts {
-    fn name(&self) -> &'static str {
-        NAME
-    }
-    fn as_pre_filter(&self) -> Option<&dyn PreFilter> {
-        Some(self)
-    }
-    fn as_filter(&self) -> Option<&dyn Filter> {
-        Some(self)
-    }
-    fn as_enqueue(&self) -> Option<&dyn EnqueueExtensions> {
-        Some(self)
-    }
-}
+extension_points!(NodePorts { as_pre_filter: PreFilter, as_filter: Filter, as_enqueue: EnqueueExtensions });
 
 impl PreFilter for NodePorts {
     fn pre_filter(&self, cx: &CycleContext<'_>) -> Result<PreFiltered, Arc<Status>> {

@@ -28,17 +28,7 @@ fn tolerates_cordon(pod: &PodInfo) -> bool {
     any_tolerates(&pod.template.tolerations, &TAINT)
 }
 
-impl Plugin for NodeUnschedulable {
-    fn name(&self) -> &'static str {
-        NAME
-    }
-    fn as_filter(&self) -> Option<&dyn Filter> {
-        Some(self)
-    }
-    fn as_enqueue(&self) -> Option<&dyn EnqueueExtensions> {
-        Some(self)
-    }
-}
+extension_points!(NodeUnschedulable { as_filter: Filter, as_enqueue: EnqueueExtensions });
 
 impl Filter for NodeUnschedulable {
     fn scope(&self) -> Scope {

@@ -9,14 +9,7 @@ pub struct PrioritySort;
 /// Upstream's name.
 pub const NAME: &str = "PrioritySort";
 
-impl Plugin for PrioritySort {
-    fn name(&self) -> &'static str {
-        NAME
-    }
-    fn as_queue_sort(&self) -> Option<&dyn QueueSort> {
-        Some(self)
-    }
-}
+extension_points!(PrioritySort { as_queue_sort: QueueSort });
 
 impl QueueSort for PrioritySort {
     fn rank(&self, pod: &QueuedPod) -> Rank {

@@ -11,17 +11,7 @@ pub struct SchedulingGates;
 /// Upstream's name.
 pub const NAME: &str = "SchedulingGates";
 
-impl Plugin for SchedulingGates {
-    fn name(&self) -> &'static str {
-        NAME
-    }
-    fn as_pre_enqueue(&self) -> Option<&dyn PreEnqueue> {
-        Some(self)
-    }
-    fn as_enqueue(&self) -> Option<&dyn EnqueueExtensions> {
-        Some(self)
-    }
-}
+extension_points!(SchedulingGates { as_pre_enqueue: PreEnqueue, as_enqueue: EnqueueExtensions });
 
 impl PreEnqueue for SchedulingGates {
     fn pre_enqueue(&self, pod: &PodInfo) -> Verdict {

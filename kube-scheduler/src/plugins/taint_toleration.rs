@@ -24,20 +24,7 @@ pub const NAME: &str = "TaintToleration";
 static TAINTED: LazyLock<Arc<Status>> =
     LazyLock::new(|| Status::unresolvable(NAME, "node(s) had untolerated taint(s)"));
 
-impl Plugin for TaintToleration {
-    fn name(&self) -> &'static str {
-        NAME
-    }
-    fn as_filter(&self) -> Option<&dyn Filter> {
-        Some(self)
-    }
-    fn as_score(&self) -> Option<&dyn Score> {
-        Some(self)
-    }
-    fn as_enqueue(&self) -> Option<&dyn EnqueueExtensions> {
-        Some(self)
-    }
-}
+extension_points!(TaintToleration { as_filter: Filter, as_score: Score, as_enqueue: EnqueueExtensions });
 
 impl Filter for TaintToleration {
     fn scope(&self) -> Scope {

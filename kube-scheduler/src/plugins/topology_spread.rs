@@ -164,26 +164,13 @@ impl TopologySpread {
     }
 }
 
-impl Plugin for TopologySpread {
-    fn name(&self) -> &'static str {
-        NAME
-    }
-    fn as_pre_filter(&self) -> Option<&dyn PreFilter> {
-        Some(self)
-    }
-    fn as_filter(&self) -> Option<&dyn Filter> {
-        Some(self)
-    }
-    fn as_pre_score(&self) -> Option<&dyn PreScore> {
-        Some(self)
-    }
-    fn as_score(&self) -> Option<&dyn Score> {
-        Some(self)
-    }
-    fn as_enqueue(&self) -> Option<&dyn EnqueueExtensions> {
-        Some(self)
-    }
-}
+extension_points!(TopologySpread {
+    as_pre_filter: PreFilter,
+    as_filter: Filter,
+    as_pre_score: PreScore,
+    as_score: Score,
+    as_enqueue: EnqueueExtensions
+});
 
 impl PreFilter for TopologySpread {
     fn pre_filter(&self, cx: &CycleContext<'_>) -> Result<PreFiltered, Arc<Status>> {

@@ -78,14 +78,7 @@ struct Controller {
 
 impl Controller {
     fn register(self: &Arc<Self>) {
-        let c = self.clone();
-        self.services.on_event(move |event: &Event<Service>| c.queue.add(object_key(&**event.object())));
-        let c = self.clone();
-        self.pods.on_event(move |event| {
-            for key in services::services_of_event(&c.services, event) {
-                c.queue.add_after(key, c.batch);
-            }
-        });
+        services::enqueue_changed(&self.services, &self.pods, &self.queue, self.batch);
         let c = self.clone();
         self.endpoints.on_event(move |event: &Event<Endpoints>| {
             if let Event::Deleted(endpoints) = event {

@@ -6,7 +6,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use common::informer::{Event, Informer, WorkQueue, object_key, run_workers, split_key};
+use common::informer::{Event, Informer, WorkQueue, run_workers, split_key};
 use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{DeleteParams, PostParams};
@@ -87,14 +87,7 @@ fn service_key(slice: &EndpointSlice) -> Option<String> {
 impl Controller {
     fn register(self: &Arc<Self>) {
         self.slices.add_index(BY_SERVICE, |slice| service_key(slice).into_iter().collect());
-        let c = self.clone();
-        self.services.on_event(move |event: &Event<Service>| c.queue.add(object_key(&**event.object())));
-        let c = self.clone();
-        self.pods.on_event(move |event| {
-            for key in services::services_of_event(&c.services, event) {
-                c.queue.add_after(key, c.batch);
-            }
-        });
+        services::enqueue_changed(&self.services, &self.pods, &self.queue, self.batch);
         let c = self.clone();
         self.slices.on_event(move |event| c.on_slice(event));
         let c = self.clone();
