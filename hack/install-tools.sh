@@ -11,7 +11,7 @@ die() { printf '[tools] error: %s\n' "$*" >&2; exit 1; }
 
 # package:a file that it brings
 wanted=(
-    protobuf-compiler:/usr/bin/protoc libprotobuf-dev:/usr/include/google/protobuf/descriptor.proto gcc:/usr/bin/gcc containerd:/usr/bin/containerd runc:/usr/sbin/runc
+    protobuf-compiler:/usr/bin/protoc libprotobuf-dev:/usr/include/google/protobuf/descriptor.proto gcc:/usr/bin/gcc openssl:/usr/bin/openssl containerd:/usr/bin/containerd runc:/usr/sbin/runc
     containernetworking-plugins:/usr/lib/cni/ptp nftables:/usr/sbin/nft iptables:/usr/sbin/iptables conntrack:/usr/sbin/conntrack
     iproute2:/usr/bin/ip util-linux:/usr/bin/nsenter busybox-static:/bin/busybox etcd-server:/usr/bin/etcd
     ca-certificates:/etc/ssl/certs curl:/usr/bin/curl mount:/usr/bin/mount procps:/usr/bin/pgrep socat:/usr/bin/socat
