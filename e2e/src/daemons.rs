@@ -199,15 +199,8 @@ impl CommandLines<'_> {
     }
 
     pub fn proxy(&self, node: &NodeState) -> Vec<String> {
-        flags(
-            &self.options.path(Component::Proxy),
-            &[
-                ("kubeconfig", self.kubeconfig("kube-proxy")),
-                ("hostname-override", node.name.clone()),
-                ("proxy-mode", "nftables".into()),
-                ("cluster-cidr", self.options.pod_cidr.clone()),
-            ],
-        )
+        let config = self.layout.config(&format!("kube-proxy-{}.yaml", node.name)).display().to_string();
+        flags(&self.options.path(Component::Proxy), &[("config", config)])
     }
 
     pub fn containerd(&self, node: &NodeState) -> Vec<String> {

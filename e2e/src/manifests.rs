@@ -71,6 +71,20 @@ imageGCLowThresholdPercent: 99
     )
 }
 
+/// kube-proxy's configuration file. A machine's network namespace may not change the kernel's connection tracking limits.
+pub fn proxy(kubeconfig: &str, pod_cidr: &str, node: &str) -> String {
+    format!(
+        "apiVersion: kubeproxy.config.k8s.io/v1alpha1
+kind: KubeProxyConfiguration
+clientConnection: {{kubeconfig: {kubeconfig}}}
+clusterCIDR: {pod_cidr}
+conntrack: {{maxPerCore: 0, min: 0, tcpCloseWaitTimeout: 0s, tcpEstablishedTimeout: 0s}}
+hostnameOverride: {node}
+mode: nftables
+"
+    )
+}
+
 /// The cloud controller manager's provider configuration: a pool of load-balancer addresses.
 pub fn cloud(pool: &str) -> String {
     format!("apiVersion: corten.dev/v1alpha1\nkind: LocalCloudConfig\nloadBalancerPools: [{pool}]\n")

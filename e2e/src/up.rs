@@ -244,6 +244,9 @@ fn certificates_and_configs(cluster: &Cluster, options: &Options) -> Result<()> 
         let text =
             manifests::kubelet(&cgroup_name(cluster, name), &options.dns_address, pki.trim_end_matches('/'), name);
         fs::write(layout.config(&format!("kubelet-{name}.yaml")), text)?;
+        let proxy_identity = layout.kubeconfig(Component::Proxy.binary()).display().to_string();
+        let text = manifests::proxy(&proxy_identity, &options.pod_cidr, name);
+        fs::write(layout.config(&format!("kube-proxy-{name}.yaml")), text)?;
     }
     Ok(())
 }

@@ -4,7 +4,10 @@ use http::{HeaderMap, HeaderName, Method, Request, Response, Uri, header};
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 
-use super::location::{self, Location};
+use super::{
+    location::{self, Location},
+    websocket,
+};
 use crate::{
     request::{ApiError, ApiResult, status::StatusDetails},
     server::{
@@ -101,8 +104,8 @@ fn check_log_options(call: &Call) -> ApiResult<()> {
     Ok(())
 }
 
-/// `pods/log`: the kubelet's answer as a stream of text; its errors become a Status.
-pub(super) async fn log(call: &Call) -> ApiResult<Response<Body>> {
+/// `pods/log`: the kubelet's answer as a stream of text, or of WebSocket messages; its errors become a Status.
+pub(super) async fn log(call: &Call, incoming: &mut Request<Incoming>) -> ApiResult<Response<Body>> {
     check_log_options(call)?;
     let Some(location) = location::log(call).await? else {
         return Ok(response::text(200, ""));
@@ -110,6 +113,9 @@ pub(super) async fn log(call: &Call) -> ApiResult<Response<Body>> {
     let request = request(&location, Method::GET, HeaderMap::new(), response::empty())?;
     let answer = call.server.backends.send(&location, request).await?;
     if answer.status().is_success() {
+        if let Some(offers) = websocket::requested(incoming.headers()) {
+            return websocket::read(incoming, &offers, answer.into_body());
+        }
         let body = answer.into_body().map_err(Into::into).boxed_unsync();
         return Ok(response::with_type(200, "text/plain", body));
     }

@@ -34,10 +34,10 @@ pub fn handles(resource: &str, subresource: &str) -> bool {
 ///
 /// # Errors
 /// What the client is to hear when the other side can't be found, reached or refuses.
-pub async fn serve(call: &Call, request: Request<Incoming>) -> ApiResult<Response<Body>> {
+pub async fn serve(call: &Call, mut request: Request<Incoming>) -> ApiResult<Response<Body>> {
     let info = &call.info;
     let location = match (info.resource.as_str(), info.subresource.as_str()) {
-        ("pods", "log") => return http::log(call).await,
+        ("pods", "log") => return http::log(call, &mut request).await,
         ("pods", sub @ ("exec" | "attach" | "portforward")) => location::streaming(call, sub).await?,
         ("pods", "proxy") => location::pod(call).await?,
         ("services", "proxy") => location::service(call).await?,

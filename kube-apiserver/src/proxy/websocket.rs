@@ -4,6 +4,7 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use futures::{SinkExt, StreamExt};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
+use http_body_util::BodyExt;
 use hyper::{body::Incoming, upgrade::OnUpgrade};
 use hyper_util::rt::TokioIo;
 use ring::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
@@ -11,7 +12,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_tungstenite::{
     WebSocketStream,
     tungstenite::{
-        Message,
+        self, Message,
         protocol::{Role, WebSocketConfig},
     },
 };
@@ -54,7 +55,7 @@ pub(super) fn is_tunnel(protocols: &[String]) -> bool {
     protocols.iter().any(|protocol| protocol == TUNNEL)
 }
 
-/// The server's answer to a handshake that agrees to `protocol`.
+/// The server's answer to a handshake that agrees to `protocol`; none when it is empty.
 pub(super) fn accept(headers: &HeaderMap, protocol: &str) -> ApiResult<Response<Body>> {
     let Some(key) = headers.get(header::SEC_WEBSOCKET_KEY) else {
         return Err(ApiError::bad_request("websocket: 'Sec-WebSocket-Key' header is missing"));
@@ -69,7 +70,9 @@ pub(super) fn accept(headers: &HeaderMap, protocol: &str) -> ApiResult<Response<
     headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
     headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
     headers.insert(header::SEC_WEBSOCKET_ACCEPT, value(&accept)?);
-    headers.insert(header::SEC_WEBSOCKET_PROTOCOL, value(protocol)?);
+    if !protocol.is_empty() {
+        headers.insert(header::SEC_WEBSOCKET_PROTOCOL, value(protocol)?);
+    }
     Ok(answer)
 }
 
@@ -127,6 +130,64 @@ async fn carry(socket: Socket, backend: TokioIo<hyper::upgrade::Upgraded>) {
     tokio::select! { () = inward => {}, () = outward => {} }
 }
 
+/// How a stream of bytes that goes one way is written into messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Reading {
+    protocol: &'static str,
+    base64: bool,
+}
+
+/// The reading protocol that is agreed to: the first offer that is known, or plain bytes when nothing is offered.
+fn reading(offers: &[String]) -> Option<Reading> {
+    let known = [
+        Reading { protocol: "", base64: false },
+        Reading { protocol: "binary.k8s.io", base64: false },
+        Reading { protocol: "base64.binary.k8s.io", base64: true },
+    ];
+    if offers.is_empty() {
+        return Some(known[0]);
+    }
+    offers.iter().find_map(|offer| known.into_iter().find(|reading| reading.protocol == offer))
+}
+
+/// Sends a body as messages, after an empty one that says that the stream begins. What the client sends is ignored.
+pub(super) fn read(incoming: &mut Request<Incoming>, offers: &[String], body: Incoming) -> ApiResult<Response<Body>> {
+    let Some(reading) = reading(offers) else {
+        return Err(ApiError::bad_request(format!("websocket: none of the protocols {offers:?} is supported")));
+    };
+    let client = hyper::upgrade::on(&mut *incoming);
+    let answer = accept(incoming.headers(), reading.protocol)?;
+    tokio::spawn(async move {
+        match socket(client).await {
+            Ok(socket) => {
+                if let Err(error) = write_messages(socket, body, reading.base64).await {
+                    tracing::debug!(%error, "the client of a stream is gone");
+                }
+            }
+            Err(error) => tracing::debug!(%error, "the client did not upgrade"),
+        }
+    });
+    Ok(answer)
+}
+
+async fn write_messages(socket: Socket, mut body: Incoming, base64: bool) -> Result<(), tungstenite::Error> {
+    let (mut to_client, mut from_client) = socket.split();
+    let message = |bytes: Bytes| {
+        if base64 { Message::text(STANDARD.encode(&bytes)) } else { Message::Binary(bytes) }
+    };
+    let outward = async {
+        to_client.send(message(Bytes::new())).await?;
+        while let Some(Ok(frame)) = body.frame().await {
+            if let Ok(bytes) = frame.into_data() {
+                to_client.send(message(bytes)).await?;
+            }
+        }
+        to_client.close().await
+    };
+    let gone = async { while let Some(Ok(_)) = from_client.next().await {} };
+    tokio::select! { result = outward => result, () = gone => Ok(()) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -137,6 +198,20 @@ mod tests {
         headers.insert(header::SEC_WEBSOCKET_KEY, HeaderValue::from_static("dGhlIHNhbXBsZSBub25jZQ=="));
         let answer = accept(&headers, "x").unwrap();
         assert_eq!(answer.headers()[header::SEC_WEBSOCKET_ACCEPT], "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+    }
+
+    #[test]
+    fn streams_are_read_in_the_first_known_protocol() {
+        let agreed = |offers: &[&str]| {
+            let offers: Vec<String> = offers.iter().map(|offer| (*offer).to_owned()).collect();
+            reading(&offers).map(|reading| (reading.protocol, reading.base64))
+        };
+        assert_eq!(agreed(&[]), Some(("", false)));
+        assert_eq!(
+            agreed(&["v9.k8s.io", "base64.binary.k8s.io", "binary.k8s.io"]),
+            Some(("base64.binary.k8s.io", true))
+        );
+        assert_eq!(agreed(&["v4.channel.k8s.io"]), None);
     }
 
     #[test]

@@ -57,14 +57,9 @@ fn sysctls(spec: &Value, context: &Value, root: &Path<'_>, errs: &mut ErrorList)
     for (i, sysctl) in sysctls.iter().enumerate() {
         let path = root.index(i);
         let name = str_at(sysctl, "name");
-        let well_formed = name.len() <= 253
-            && name.split(['.', '/']).all(|part| {
-                !part.is_empty()
-                    && part.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'_'))
-            });
         if name.is_empty() {
             errs.required(&path.child("name"), "");
-        } else if !well_formed {
+        } else if !is_sysctl_name(name) {
             errs.invalid(
                 &path.child("name"),
                 name,
@@ -81,6 +76,16 @@ fn sysctls(spec: &Value, context: &Value, root: &Path<'_>, errs: &mut ErrorList)
             errs.invalid(&path.child("name"), name.as_str(), "may not be specified when 'hostIPC' is true");
         }
     }
+}
+
+/// Segments of lower-case letters, digits, '-' and '_', the last two only inside, joined by '.' or '/'.
+fn is_sysctl_name(name: &str) -> bool {
+    let edge = |b: Option<&u8>| b.is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
+    let segment = |part: &str| {
+        let bytes = part.as_bytes();
+        edge(bytes.first()) && edge(bytes.last()) && bytes.iter().all(|b| edge(Some(b)) || matches!(b, b'-' | b'_'))
+    };
+    name.len() <= 253 && name.split(['.', '/']).all(segment)
 }
 
 fn seccomp(context: &Value, path: &Path<'_>, errs: &mut ErrorList) {
