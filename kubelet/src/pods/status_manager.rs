@@ -23,10 +23,19 @@ const RETRY: Duration = Duration::from_secs(2);
 struct Slot {
     pod: Arc<Pod>,
     desired: Arc<PodStatus>,
-    /// What the API has: (UID of the API object, status).
-    sent: Option<(String, Value)>,
+    sent: Option<Sent>,
     dirty: bool,
     delete: bool,
+}
+
+/// What the API has accepted.
+#[derive(Clone)]
+struct Sent {
+    /// UID of the API object.
+    uid: String,
+    status: Value,
+    /// The object's version with this status: a newer one may hold what somebody else wrote.
+    version: u64,
 }
 
 /// Statuses on their way to the API.
@@ -42,6 +51,11 @@ pub(crate) fn now() -> Timestamp {
     Timestamp::from_second(now.as_second()).unwrap_or(now)
 }
 
+/// Versions of one object grow (KEP-5504); 0 for a pod that is not from the API.
+fn version(pod: &Pod) -> u64 {
+    pod.metadata.resource_version.as_deref().and_then(|version| version.parse().ok()).unwrap_or_default()
+}
+
 impl StatusManager {
     /// A pod's newest status.
     pub(crate) fn set(&self, pod: &Arc<Pod>, status: Arc<PodStatus>) {
@@ -54,7 +68,8 @@ impl StatusManager {
             delete: false,
         });
         slot.pod = pod.clone();
-        let changed = *slot.desired != *status || slot.sent.is_none();
+        let overtaken = slot.sent.as_ref().is_none_or(|sent| sent.version < version(pod));
+        let changed = *slot.desired != *status || overtaken;
         slot.desired = status;
         if changed || spec::is_static(pod) {
             slot.dirty = true;
@@ -119,22 +134,26 @@ async fn send(kubelet: &Kubelet, client: &kube::Client, uid: &str) -> bool {
         pod.clone()
     };
     let target_uid = spec::uid(&target).to_owned();
-    let known = sent.filter(|(uid, _)| *uid == target_uid).map(|(_, status)| status);
-    let known = known.unwrap_or_else(|| serde_json::to_value(&target.status).unwrap_or_default());
+    // The watch may lag behind our own writes. Once it is ahead of them it counts: the node lifecycle controller makes pods
+    // of a silent node not ready, and they are ready again when the node speaks.
+    let sent = sent.filter(|sent| sent.uid == target_uid && sent.version >= version(&target));
+    let mut version = sent.as_ref().map_or_else(|| version(&target), |sent| sent.version);
+    let known =
+        sent.map(|sent| sent.status).unwrap_or_else(|| serde_json::to_value(&target.status).unwrap_or_default());
     let wanted = serde_json::to_value(&*desired).unwrap_or_default();
     let api: kube::Api<Pod> = kube::Api::namespaced(client.clone(), spec::namespace(&target));
     let name = spec::name(&target);
     if let Some(status) = difference(&known, &wanted) {
         let patch = json!({"metadata": {"uid": target_uid}, "status": status});
         match api.patch_status(name, &PatchParams::default(), &Patch::Strategic(patch)).await {
-            Ok(_) => {}
+            Ok(written) => version = self::version(&written),
             // The pod is gone, or another one of its name came.
             Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => return true,
             Err(error) => return retry(kubelet, uid, &pod, &error),
         }
     }
     if let Some(slot) = kubelet.status.slots.lock().get_mut(uid) {
-        slot.sent = Some((target_uid.clone(), wanted));
+        slot.sent = Some(Sent { uid: target_uid.clone(), status: wanted, version });
     }
     if delete && !confirm_deletion(&api, name, target_uid).await {
         return retry(kubelet, uid, &pod, &"deletion was not accepted");
