@@ -10,7 +10,7 @@ kubectl="$cluster kubectl"
 trap '$cluster down >/dev/null 2>&1 || true' EXIT
 idle=${IDLE:-60}
 
-$cluster up --name corten-measure --no-dns "$@" | grep '^\['
+$cluster up --no-dns "$@" | grep '^\['
 now() { date +%s.%N; }
 $kubectl create deployment idle --image=docker.io/library/busybox:1.36 --replicas=20 --dry-run=client -o json -- sleep infinity |
     sed 's/"resources": {}/"resources": {}, "imagePullPolicy": "IfNotPresent"/' >"$state/idle.json"
@@ -21,7 +21,7 @@ echo "20 pods Ready after $(awk "BEGIN {printf \"%.2f\", $(now) - $start}") s"
 
 # Field 14 and 15 of /proc/pid/stat are ticks in user and system mode.
 ticks() { awk '{sub(/.*\) /, ""); print $12 + $13}' "/proc/$1/stat"; }
-daemons=$($cluster status | awk '$2 == "pid" && $1 !~ /^containerd/ {print $1 ":" $3}')
+daemons=$($cluster status | awk '$2 == "pid" && $1 !~ /^(containerd|supervisor)/ {print $1 ":" $3}')
 echo "waiting $idle s"
 for d in $daemons; do echo "$d $(ticks "${d#*:}")"; done >"$state/before"
 sleep "$idle"

@@ -34,12 +34,12 @@ run "unit and daemon tests" cargo test --workspace --quiet
 run "build" sh -c './hack/build.sh debug >/dev/null' || finish
 cluster=${CARGO_TARGET_DIR:-target}/debug/cluster
 
-# What a cluster must not leave behind.
+# What a cluster must not leave behind; $1 is its name.
 clean() {
     local left=0
     [ ! -e "$state" ] || { echo "left behind: $state"; left=1; }
     ! grep -q "$state" /proc/mounts || { echo "left behind: mounts"; left=1; }
-    [ -z "$(find /sys/fs/cgroup -maxdepth 2 -type d -name 'corten-test-*' 2>/dev/null)" ] || { echo "left behind: cgroups"; left=1; }
+    [ -z "$(find /sys/fs/cgroup -maxdepth 2 -type d -name "$1-*" 2>/dev/null)" ] || { echo "left behind: cgroups"; left=1; }
     ! nft list tables 2>/dev/null | grep -q kube-proxy || { echo "left behind: nft tables in the machine's own namespace"; left=1; }
     ! pgrep -f "$state" >/dev/null || { echo "left behind: processes"; pgrep -af "$state"; left=1; }
     return $left
@@ -47,7 +47,9 @@ clean() {
 cluster_tests() { # name, test binaries, flags of up...
     local name=$1 tests=$2; shift 2
     [ ! -e "$state" ] || "$cluster" --state "$state" down
-    run "cluster up ($name)" "$cluster" --state "$state" up --name corten-test "$@" || { "$cluster" --state "$state" down; return 1; }
+    run "cluster up ($name)" "$cluster" --state "$state" up "$@" || { "$cluster" --state "$state" down; return 1; }
+    # The prefix of its cgroups, made of the directory: another run beside this one has another.
+    local prefix; prefix=$(sed -n 's/^  "name": "\(.*\)",$/\1/p' "$state/state.json")
     local ok=0
     for test in $tests; do
         local threads=3; [ "$test" != chaos ] || threads=1
@@ -55,11 +57,15 @@ cluster_tests() { # name, test binaries, flags of up...
     done
     if [ $ok -ne 0 ]; then
         mkdir -p _output/failed && cp "$state"/logs/*.log _output/failed/ 2>/dev/null
+        [ ! -d "$state/nodes/cp/data/var/log/pods" ] || cp -r "$state/nodes/cp/data/var/log/pods" _output/failed/
         for log in "$state"/logs/*.log; do echo "--- ${log##*/}"; grep -E 'WARN|ERROR|panicked' "$log" | tail -n 12 | cut -c1-400; done
     fi
+    # A supervisor that died must not keep `down` from its work.
+    [ "$name" != etcd ] || "$cluster" --state "$state" status | awk '$1 == "supervisor" && $2 == "pid" {print $3}' | xargs -r kill -9
     run "cluster down ($name)" "$cluster" --state "$state" down
-    run "nothing is left behind ($name)" clean
+    run "nothing is left behind ($name)" clean "${prefix:?}"
 }
 cluster_tests "embedded store" "cluster kubelet chaos"
 cluster_tests "etcd" "smoke" --etcd
+cluster_tests "static pods" "static_pods" --control-plane=static-pods --nodes=1
 finish

@@ -8,9 +8,9 @@ use nix::sys::signal::Signal;
 use crate::{
     layout::Layout,
     node::enter,
+    options::Options,
     process::{self, Proc},
     state::{CONTROL_PLANE, Cluster, DaemonState, NodeState},
-    up::Options,
 };
 
 /// A program whose path can be given, so that ours and upstream's can be mixed.
@@ -221,38 +221,56 @@ nft flush ruleset
 ";
 
 impl Cluster {
-    /// Starts a daemon in a node's namespaces and records it.
+    /// Records a daemon and starts it in a node's namespaces.
     pub(crate) fn start_daemon(&mut self, name: &str, node: &str, argv: Vec<String>) -> Result<()> {
         let env = BTreeMap::from([("RUST_BACKTRACE".to_owned(), "1".to_owned())]);
-        let daemon = DaemonState { node: node.to_owned(), argv, env, process: None };
-        self.state.daemons.insert(name.to_owned(), daemon);
-        self.start(name)
+        let daemon = DaemonState { node: node.to_owned(), argv, env, process: None, wanted: true, restarts: 0 };
+        self.update(|cluster| {
+            cluster.state.daemons.insert(name.to_owned(), daemon);
+            cluster.launch(name)
+        })
     }
 
-    /// Starts a recorded daemon; one that runs is left alone.
+    /// Starts a recorded daemon, and keeps it running from now on; one that runs is left alone.
     ///
     /// # Errors
     /// When the cluster has no such daemon, or it can't be started.
     pub fn start(&mut self, name: &str) -> Result<()> {
-        let daemon = self.daemon(name)?.clone();
+        self.update(|cluster| {
+            cluster.daemon_mut(name)?.wanted = true;
+            cluster.launch(name)
+        })?;
+        self.ensure_supervised()
+    }
+
+    /// Starts a recorded daemon unless it runs. The caller holds the record's lock.
+    pub(crate) fn launch(&mut self, name: &str) -> Result<()> {
+        let daemon = self.daemon(name)?;
         if daemon.process.is_some_and(Proc::alive) {
             return Ok(());
         }
         let mut argv = enter(self.node(&daemon.node)?);
-        argv.extend(daemon.argv);
+        argv.extend_from_slice(&daemon.argv);
         let process = process::spawn(&argv, &daemon.env, &self.layout.log(name))?;
-        if let Some(daemon) = self.state.daemons.get_mut(name) {
-            daemon.process = Some(process);
-        }
-        self.save()
+        self.daemon_mut(name)?.process = Some(process);
+        Ok(())
     }
 
-    /// Ends a daemon with a signal and waits until it is gone.
+    /// Records that a daemon shall not run; returns its last process.
+    fn dismiss(&mut self, name: &str) -> Result<Option<Proc>> {
+        self.update(|cluster| {
+            let daemon = cluster.daemon_mut(name)?;
+            daemon.wanted = false;
+            Ok(daemon.process)
+        })
+    }
+
+    /// Ends a daemon with a signal, waits until it is gone, and leaves it so.
     ///
     /// # Errors
     /// When the cluster has no such daemon, or it does not end.
-    pub fn kill(&self, name: &str, signal: Signal) -> Result<()> {
-        let Some(process) = self.daemon(name)?.process else { return Ok(()) };
+    pub fn kill(&mut self, name: &str, signal: Signal) -> Result<()> {
+        let Some(process) = self.dismiss(name)? else { return Ok(()) };
         process.signal(signal)?;
         if !process.wait(Duration::from_secs(30)) {
             bail!("{name} (process {}) did not end after {signal}", process.pid);
@@ -265,7 +283,7 @@ impl Cluster {
     /// # Errors
     /// When the cluster has no such daemon, or it can't be started.
     pub fn restart(&mut self, name: &str) -> Result<()> {
-        if let Some(process) = self.daemon(name)?.process {
+        if let Some(process) = self.dismiss(name)? {
             process.stop(Duration::from_secs(10))?;
         }
         self.start(name)
@@ -302,6 +320,11 @@ impl Cluster {
         })
     }
 
+    pub(crate) fn daemon_mut(&mut self, name: &str) -> Result<&mut DaemonState> {
+        self.daemon(name)?;
+        self.state.daemons.get_mut(name).context("just found")
+    }
+
     /// The last lines of a daemon's log.
     pub fn log_tail(&self, name: &str, lines: usize) -> String {
         let text = std::fs::read(self.layout.log(name)).unwrap_or_default();
@@ -310,10 +333,13 @@ impl Cluster {
         all[all.len().saturating_sub(lines)..].join("\n")
     }
 
-    /// Daemons that were started and run no more.
+    /// Daemons that do not run at this moment.
     pub fn dead(&self) -> Vec<String> {
+        // The record is newer than this copy when the supervisor has started one again.
+        let now = Self::open(self.layout.root());
+        let daemons = now.as_ref().map_or(&self.state.daemons, |cluster| &cluster.state.daemons);
         let is_dead = |daemon: &DaemonState| !daemon.process.is_some_and(Proc::alive);
-        self.state.daemons.iter().filter(|(_, daemon)| is_dead(daemon)).map(|(name, _)| name.clone()).collect()
+        daemons.iter().filter(|(_, daemon)| is_dead(daemon)).map(|(name, _)| name.clone()).collect()
     }
 }
 

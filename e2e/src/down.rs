@@ -8,7 +8,7 @@ use nix::sys::signal::Signal;
 use crate::{
     cgroup, node,
     process::{Proc, wait_for},
-    state::{CONTROL_PLANE, Cluster, NodeState, SWITCH},
+    state::{Cluster, NodeState},
     up::cgroup_name,
 };
 
@@ -17,7 +17,8 @@ use crate::{
 /// # Errors
 /// When something can't be ended or removed; the record stays, so that `down` can be repeated.
 pub fn down(root: &Path) -> Result<()> {
-    let cluster = Cluster::open(root)?;
+    let mut cluster = Cluster::open(root)?;
+    cluster.end_supervisor()?;
     // Daemons first, politely: the API server syncs its store, the kubelet stops writing.
     for daemon in cluster.state.daemons.values() {
         if let Some(process) = daemon.process {
@@ -39,7 +40,7 @@ pub fn down(root: &Path) -> Result<()> {
 /// Ends one machine; returns what is left of it.
 fn end_machine(cluster: &Cluster, machine: &NodeState) -> Result<Vec<String>> {
     let mut left = Vec::new();
-    if machine.name != SWITCH && machine.name != CONTROL_PLANE {
+    if machine.runs_pods {
         let groups = cgroup::remove(&cgroup_name(cluster, &machine.name))?;
         left.extend(groups.into_iter().map(|group| format!("cgroup {}", group.display())));
     }
@@ -54,7 +55,7 @@ fn end_machine(cluster: &Cluster, machine: &NodeState) -> Result<Vec<String>> {
         left.push(format!("processes of node {}", machine.name));
     }
     // Killing the shims can leave groups that only they were about to remove.
-    if machine.name != SWITCH && machine.name != CONTROL_PLANE {
+    if machine.runs_pods {
         cgroup::remove(&cgroup_name(cluster, &machine.name))?;
     }
     Ok(left)

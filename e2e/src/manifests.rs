@@ -85,6 +85,10 @@ mode: nftables
     )
 }
 
+/// What the kubelet of a control plane's machine has beside [`kubelet`]: only pods that tolerate it run there.
+pub const CONTROL_PLANE_TAINT: &str =
+    "registerWithTaints: [{key: node-role.kubernetes.io/control-plane, effect: NoSchedule}]\n";
+
 /// The cloud controller manager's provider configuration: a pool of load-balancer addresses.
 pub fn cloud(pool: &str) -> String {
     format!("apiVersion: corten.dev/v1alpha1\nkind: LocalCloudConfig\nloadBalancerPools: [{pool}]\n")

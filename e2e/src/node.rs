@@ -68,6 +68,7 @@ pub fn create(layout: &Layout, name: &str, ip: &str) -> Result<NodeState> {
         holder,
         mount_namespace: inode("mnt")?,
         network_namespace: inode("net")?,
+        runs_pods: false,
     })
 }
 

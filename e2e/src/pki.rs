@@ -1,4 +1,5 @@
-//! The cluster's certificates: one authority, serving certificates and one client certificate per identity, as kubeadm lays them out.
+//! The cluster's certificates: authorities, serving certificates and one client certificate per identity, as kubeadm lays
+//! them out.
 
 use std::{
     fs::{self, OpenOptions},
@@ -17,11 +18,18 @@ use rcgen::{
 
 use crate::layout::Layout;
 
-/// Signs the certificates of one cluster.
+/// One certificate authority of a cluster.
 pub struct Authority<'a> {
     layout: &'a Layout,
     issuer: Issuer<'static, KeyPair>,
     certificate: String,
+}
+
+/// The key pair that signs the tokens of service accounts: `sa.key`, `sa.pub`.
+pub fn service_account_keys(layout: &Layout) -> Result<()> {
+    let key = KeyPair::generate()?;
+    write_private(&layout.pki("sa.key"), &key.serialize_pem())?;
+    write_private(&layout.pki("sa.pub"), &key.public_key_pem())
 }
 
 /// Writes a file that only its owner may read.
@@ -34,20 +42,17 @@ fn write_private(path: &Path, text: &str) -> Result<()> {
 }
 
 impl<'a> Authority<'a> {
-    /// Makes `ca.crt`, `ca.key` and the service-account key pair `sa.pub`, `sa.key`.
-    pub fn create(layout: &'a Layout) -> Result<Self> {
+    /// Makes `<file>.crt` and `<file>.key`, e.g. `ca` or `etcd/ca`.
+    pub fn create(layout: &'a Layout, file: &str, name: &str) -> Result<Self> {
         let key = KeyPair::generate()?;
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages =
             vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::CrlSign];
-        params.distinguished_name.push(DnType::CommonName, "kubernetes");
+        params.distinguished_name.push(DnType::CommonName, name);
         let certificate = params.self_signed(&key)?.pem();
-        write_private(&layout.pki("ca.crt"), &certificate)?;
-        write_private(&layout.pki("ca.key"), &key.serialize_pem())?;
-        let accounts = KeyPair::generate()?;
-        write_private(&layout.pki("sa.key"), &accounts.serialize_pem())?;
-        write_private(&layout.pki("sa.pub"), &accounts.public_key_pem())?;
+        write_private(&layout.pki(&format!("{file}.crt")), &certificate)?;
+        write_private(&layout.pki(&format!("{file}.key")), &key.serialize_pem())?;
         Ok(Self { layout, issuer: Issuer::new(params, key), certificate })
     }
 
@@ -64,8 +69,30 @@ impl<'a> Authority<'a> {
 
     /// A serving certificate `<file>.crt`, `<file>.key` for these DNS names and addresses.
     pub fn serving(&self, file: &str, name: &str, organization: Option<&str>, hosts: &[&str]) -> Result<()> {
+        self.certificate(file, name, organization, hosts, &[ExtendedKeyUsagePurpose::ServerAuth]).map(drop)
+    }
+
+    /// A certificate `<file>.crt`, `<file>.key` for a member of a group of servers that also call each other.
+    pub fn peer(&self, file: &str, name: &str, hosts: &[&str]) -> Result<()> {
+        let usages = [ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        self.certificate(file, name, None, hosts, &usages).map(drop)
+    }
+
+    /// A client certificate `<file>.crt`, `<file>.key`; returns both texts.
+    pub fn client(&self, file: &str, user: &str, group: Option<&str>) -> Result<(String, String)> {
+        self.certificate(file, user, group, &[], &[ExtendedKeyUsagePurpose::ClientAuth])
+    }
+
+    fn certificate(
+        &self,
+        file: &str,
+        name: &str,
+        organization: Option<&str>,
+        hosts: &[&str],
+        usages: &[ExtendedKeyUsagePurpose],
+    ) -> Result<(String, String)> {
         let mut params = CertificateParams::default();
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        params.extended_key_usages = usages.to_vec();
         for host in hosts {
             params.subject_alt_names.push(match host.parse::<IpAddr>() {
                 Ok(address) => SanType::IpAddress(address),
@@ -73,15 +100,6 @@ impl<'a> Authority<'a> {
             });
         }
         let (certificate, key) = self.sign(params, name, organization)?;
-        write_private(&self.layout.pki(&format!("{file}.crt")), &certificate)?;
-        write_private(&self.layout.pki(&format!("{file}.key")), &key)
-    }
-
-    /// A client certificate `<file>.crt`, `<file>.key`.
-    pub fn client(&self, file: &str, user: &str, group: Option<&str>) -> Result<(String, String)> {
-        let mut params = CertificateParams::default();
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
-        let (certificate, key) = self.sign(params, user, group)?;
         write_private(&self.layout.pki(&format!("{file}.crt")), &certificate)?;
         write_private(&self.layout.pki(&format!("{file}.key")), &key)?;
         Ok((certificate, key))

@@ -1,6 +1,10 @@
 //! What is recorded of a running cluster, so that a later command, or a clean-up after a crash, can find everything again.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
@@ -20,6 +24,8 @@ pub struct NodeState {
     pub mount_namespace: u64,
     /// Inode of the network namespace.
     pub network_namespace: u64,
+    /// Whether a kubelet runs here.
+    pub runs_pods: bool,
 }
 
 /// A daemon: how it was started, so that it can be started again.
@@ -33,6 +39,10 @@ pub struct DaemonState {
     pub env: BTreeMap<String, String>,
     /// The last process started.
     pub process: Option<Proc>,
+    /// Whether it shall run: the supervisor starts it again when it ended, unless it was ended through us.
+    pub wanted: bool,
+    /// How often the supervisor has started it again.
+    pub restarts: u32,
 }
 
 /// The record of one cluster, kept in `state.json`.
@@ -40,6 +50,10 @@ pub struct DaemonState {
 pub struct State {
     /// Short name: prefix of cgroups.
     pub name: String,
+    /// The `cluster` program, which is also the supervisor.
+    pub program: PathBuf,
+    /// The process that starts daemons again when they end; there is none before `up` is done.
+    pub supervisor: Option<Proc>,
     /// The bridge's namespace first, then the control plane, then the workers.
     pub nodes: Vec<NodeState>,
     /// By name, e.g. `kube-apiserver`, `kubelet-n1`.
@@ -57,7 +71,7 @@ pub struct Cluster {
 
 /// The namespace that holds the bridge.
 pub(crate) const SWITCH: &str = "switch";
-/// The machine of the control plane; it runs no pods.
+/// The machine of the control plane. It runs pods only when the control plane is made of static pods.
 pub(crate) const CONTROL_PLANE: &str = "cp";
 
 impl Cluster {
@@ -74,6 +88,23 @@ impl Cluster {
         let text = std::fs::read(&file).with_context(|| format!("reading {}", file.display()))?;
         let state = serde_json::from_slice(&text).with_context(|| format!("parsing {}", file.display()))?;
         Ok(Self { layout, state })
+    }
+
+    /// Waits until nobody else changes the record; the lock goes with the returned file, also when its process dies.
+    pub(crate) fn lock(&self) -> Result<File> {
+        let path = self.layout.state_file().with_extension("lock");
+        let file = File::create(&path).with_context(|| format!("creating {}", path.display()))?;
+        file.lock().with_context(|| format!("locking {}", path.display()))?;
+        Ok(file)
+    }
+
+    /// Changes the record under the lock: the supervisor and other commands change it too.
+    pub(crate) fn update<T>(&mut self, change: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
+        let _lock = self.lock()?;
+        self.reload()?;
+        let value = change(self)?;
+        self.save()?;
+        Ok(value)
     }
 
     /// Writes the record; atomically, so that a crash leaves the old or the new one.
@@ -98,7 +129,7 @@ impl Cluster {
 
     /// The nodes that run pods.
     pub fn workers(&self) -> impl Iterator<Item = &NodeState> {
-        self.state.nodes.iter().filter(|node| node.name != SWITCH && node.name != CONTROL_PLANE)
+        self.state.nodes.iter().filter(|node| node.runs_pods)
     }
 
     fn names(&self) -> Vec<&str> {

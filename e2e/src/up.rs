@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     fs,
-    path::{Path, PathBuf},
+    path::Path,
     thread,
     time::{Duration, Instant},
 };
@@ -20,59 +20,12 @@ use crate::{
     kubectl::inside,
     layout::Layout,
     manifests, node,
-    pki::Authority,
+    options::{ControlPlane, Options},
+    pki::{self, Authority},
     process::wait_for,
-    state::{CONTROL_PLANE, Cluster, SWITCH, State},
+    state::{CONTROL_PLANE, Cluster, NodeState, SWITCH, State},
+    static_pods,
 };
-
-/// What a cluster is made of.
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// Where everything is kept.
-    pub root: PathBuf,
-    /// Prefix of cgroup names; two clusters beside each other need two names.
-    pub name: String,
-    /// Number of nodes that run pods.
-    pub nodes: usize,
-    /// Keep the state in etcd instead of the API server's embedded store.
-    pub etcd: bool,
-    /// Paths of components that are not beside this program.
-    pub components: BTreeMap<Component, PathBuf>,
-    /// The container runtime.
-    pub containerd: PathBuf,
-    /// Install the cluster DNS addon.
-    pub dns: bool,
-    /// Pods' addresses.
-    pub pod_cidr: String,
-    /// Services' addresses.
-    pub service_cidr: String,
-    /// The cluster DNS service's address.
-    pub dns_address: String,
-}
-
-impl Options {
-    /// Two nodes, embedded store, components beside this program.
-    pub fn new(root: impl Into<PathBuf>) -> Self {
-        Self {
-            root: root.into(),
-            name: "corten".into(),
-            nodes: 2,
-            etcd: false,
-            components: BTreeMap::new(),
-            containerd: "/usr/bin/containerd".into(),
-            dns: true,
-            pod_cidr: "10.244.0.0/16".into(),
-            service_cidr: "10.96.0.0/16".into(),
-            dns_address: "10.96.0.10".into(),
-        }
-    }
-
-    /// The program of a component.
-    pub(crate) fn path(&self, component: Component) -> String {
-        let default = || beside_this_program().join(component.binary());
-        self.components.get(&component).cloned().unwrap_or_else(default).display().to_string()
-    }
-}
 
 const PREFIX: u8 = 24;
 const LIMIT: Duration = Duration::from_secs(120);
@@ -91,7 +44,7 @@ impl Progress {
 /// # Errors
 /// With the step that failed; what was started is left for inspection until `down`.
 pub fn up(options: &Options) -> Result<Cluster> {
-    check(options)?;
+    options.check()?;
     let progress = Progress(Instant::now());
     let layout = Layout::new(&options.root);
     if layout.state_file().exists() {
@@ -100,8 +53,9 @@ pub fn up(options: &Options) -> Result<Cluster> {
     }
     fs::create_dir_all(layout.root()).with_context(|| format!("creating {}", layout.root().display()))?;
     let root = layout.root().canonicalize()?;
-    let layout = Layout::new(root);
-    let state = State { name: options.name.clone(), ..State::default() };
+    let layout = Layout::new(&root);
+    let program = beside_this_program().join("cluster");
+    let state = State { name: options.name(&root), program, ..State::default() };
     let mut cluster = Cluster { layout, state };
     cluster.save()?;
 
@@ -109,54 +63,56 @@ pub fn up(options: &Options) -> Result<Cluster> {
     progress.step(&format!("{} machines on a private bridge", cluster.state.nodes.len()));
     certificates_and_configs(&cluster, options)?;
     progress.step("certificates and configuration files");
-
-    let workers: Vec<_> = cluster.workers().cloned().collect();
-    let lines_layout = cluster.layout.clone();
-    let address = cluster.node(CONTROL_PLANE)?.ip.clone();
-    let lines = CommandLines { layout: &lines_layout, options, address: &address };
-    for worker in &workers {
-        cluster.start_daemon(&format!("containerd-{}", worker.name), &worker.name, lines.containerd(worker))?;
-    }
-    for (name, node, argv) in control_plane(&lines) {
-        cluster.start_daemon(name, node, argv)?;
-    }
-    wait_apiserver(&cluster).map_err(|error| explain(&cluster, error))?;
-    progress.step("kube-apiserver is ready");
-
-    for worker in &workers {
-        wait_containerd(worker).map_err(|error| explain(&cluster, error))?;
-    }
-    import_images(&cluster, options)?;
-    progress.step("containerd runs and has the images");
-    for worker in &workers {
-        cluster.start_daemon(&format!("kubelet-{}", worker.name), &worker.name, lines.kubelet(worker))?;
-        cluster.start_daemon(&format!("kube-proxy-{}", worker.name), &worker.name, lines.proxy(worker))?;
-    }
-    pod_network(&cluster).map_err(|error| explain(&cluster, error))?;
-    progress.step("nodes are registered and have pod networks");
-    wait_nodes_ready(&cluster).map_err(|error| explain(&cluster, error))?;
-    progress.step(&format!("{} nodes are Ready", workers.len()));
-    if options.dns {
-        install_dns(&cluster, options).map_err(|error| explain(&cluster, error))?;
-        progress.step("cluster DNS is available");
-    }
+    start(&mut cluster, options, &progress).map_err(|error| explain(&cluster, error))?;
+    cluster.start_supervisor()?;
     Ok(cluster)
 }
 
-/// What must hold before anything is started.
-fn check(options: &Options) -> Result<()> {
-    if !nix::unistd::geteuid().is_root() {
-        bail!("a cluster needs root: it makes network namespaces, mounts and cgroups");
+/// Starts the daemons and waits until everything works.
+fn start(cluster: &mut Cluster, options: &Options, progress: &Progress) -> Result<()> {
+    let nodes: Vec<NodeState> = cluster.workers().cloned().collect();
+    let layout = cluster.layout.clone();
+    let machine = cluster.node(CONTROL_PLANE)?.clone();
+    let lines = CommandLines { layout: &layout, options, address: &machine.ip };
+    for node in &nodes {
+        cluster.start_daemon(&format!("containerd-{}", node.name), &node.name, lines.containerd(node))?;
     }
-    if options.nodes == 0 || options.nodes > 50 {
-        bail!("--nodes={} is not between 1 and 50", options.nodes);
-    }
-    let mut programs: Vec<PathBuf> = Component::ALL.map(|component| options.path(component).into()).to_vec();
-    programs.push(options.containerd.clone());
-    for program in programs {
-        if !program.exists() {
-            bail!("{} does not exist: build it, or give another path", program.display());
+    match options.control_plane {
+        ControlPlane::Daemons => {
+            for (name, node, argv) in control_plane(&lines) {
+                cluster.start_daemon(name, node, argv)?;
+            }
+            wait_apiserver(cluster)?;
+            progress.step("kube-apiserver is ready");
+            import_images(cluster, options)?;
+            progress.step("containerd runs and has the images");
         }
+        ControlPlane::StaticPods => {
+            import_images(cluster, options)?;
+            progress.step("containerd runs and has the images");
+            static_pods::install(cluster, &machine)?;
+            cluster.start_daemon("kubelet-cp", CONTROL_PLANE, lines.kubelet(&machine))?;
+            wait_apiserver(cluster)?;
+            progress.step("kube-apiserver is ready, a static pod");
+        }
+    }
+    for node in &nodes {
+        let kubelet = format!("kubelet-{}", node.name);
+        if cluster.daemon(&kubelet).is_err() {
+            cluster.start_daemon(&kubelet, &node.name, lines.kubelet(node))?;
+        }
+        cluster.start_daemon(&format!("kube-proxy-{}", node.name), &node.name, lines.proxy(node))?;
+    }
+    pod_network(cluster)?;
+    progress.step("nodes are registered and have pod networks");
+    wait_nodes_ready(cluster)?;
+    if machine.runs_pods {
+        static_pods::label(cluster)?;
+    }
+    progress.step(&format!("{} nodes are Ready", nodes.len()));
+    if options.dns {
+        install_dns(cluster, options)?;
+        progress.step("cluster DNS is available");
     }
     Ok(())
 }
@@ -170,6 +126,7 @@ fn explain(cluster: &Cluster, error: anyhow::Error) -> anyhow::Error {
         text.push_str(&format!("\n--- {name}: last lines of {}\n", cluster.layout.log(&name).display()));
         text.push_str(&cluster.log_tail(&name, 8));
     }
+    text.push_str(&static_pods::log_tails(cluster, 8));
     anyhow::anyhow!(text)
 }
 
@@ -178,7 +135,9 @@ fn machines(cluster: &mut Cluster, options: &Options) -> Result<()> {
         vec![(SWITCH.to_owned(), "172.31.0.1".to_owned()), (CONTROL_PLANE.to_owned(), "172.31.0.10".to_owned())];
     names.extend((1..=options.nodes).map(|i| (format!("n{i}"), format!("172.31.0.{}", 10 + i))));
     for (name, ip) in &names {
-        let machine = node::create(&cluster.layout, name, ip)?;
+        let mut machine = node::create(&cluster.layout, name, ip)?;
+        machine.runs_pods =
+            name != SWITCH && (name != CONTROL_PLANE || options.control_plane == ControlPlane::StaticPods);
         cluster.state.nodes.push(machine);
         cluster.save()?;
     }
@@ -200,8 +159,12 @@ pub(crate) fn cgroup_name(cluster: &Cluster, node: &str) -> String {
 
 fn certificates_and_configs(cluster: &Cluster, options: &Options) -> Result<()> {
     let layout = &cluster.layout;
-    let authority = Authority::create(layout)?;
+    let authority = Authority::create(layout, "ca", "kubernetes")?;
+    pki::service_account_keys(layout)?;
     let address = &cluster.node(CONTROL_PLANE)?.ip;
+    if options.control_plane == ControlPlane::StaticPods {
+        static_pods::certificates(layout, address)?;
+    }
     let server = format!("https://{address}:6443");
     let first_service = options.service_cidr.replace(".0/16", ".1").replace(".0/24", ".1");
     authority.serving(
@@ -241,8 +204,11 @@ fn certificates_and_configs(cluster: &Cluster, options: &Options) -> Result<()> 
         authority.serving(&format!("kubelet-{name}-serving"), &user, Some("system:nodes"), &[name, &worker.ip])?;
         fs::write(layout.config(&format!("containerd-{name}.toml")), manifests::containerd())?;
         let pki = layout.pki("").display().to_string();
-        let text =
+        let mut text =
             manifests::kubelet(&cgroup_name(cluster, name), &options.dns_address, pki.trim_end_matches('/'), name);
+        if name == CONTROL_PLANE {
+            text.push_str(manifests::CONTROL_PLANE_TAINT);
+        }
         fs::write(layout.config(&format!("kubelet-{name}.yaml")), text)?;
         let proxy_identity = layout.kubeconfig(Component::Proxy.binary()).display().to_string();
         let text = manifests::proxy(&proxy_identity, &options.pod_cidr, name);
@@ -317,7 +283,7 @@ fn http_get(path: &str) -> Result<http::Request<Vec<u8>>> {
     Ok(http::Request::get(path).body(Vec::new())?)
 }
 
-fn wait_containerd(worker: &crate::state::NodeState) -> Result<()> {
+fn wait_containerd(worker: &NodeState) -> Result<()> {
     let ready = || node::run_on(worker, &["ctr", "--connect-timeout", "1s", "version"]).is_ok();
     if wait_for(Duration::from_secs(60), ready) {
         Ok(())
@@ -326,18 +292,24 @@ fn wait_containerd(worker: &crate::state::NodeState) -> Result<()> {
     }
 }
 
-/// Makes the image archives and imports them on all nodes side by side.
+/// Makes the image archives and imports them on all nodes side by side; the control plane's on its machine only.
 fn import_images(cluster: &Cluster, options: &Options) -> Result<()> {
-    let archives = image::standard(&cluster.layout.data("images"), options.dns)?;
-    let import = |worker: &crate::state::NodeState| -> Result<()> {
-        for archive in &archives {
+    let standard = image::standard(&cluster.layout.data("images"), options.dns)?;
+    let own = match options.control_plane {
+        ControlPlane::Daemons => Vec::new(),
+        ControlPlane::StaticPods => static_pods::images(&cluster.layout)?,
+    };
+    let import = |node: &NodeState| -> Result<()> {
+        wait_containerd(node)?;
+        let own = if node.name == CONTROL_PLANE { own.as_slice() } else { &[] };
+        for archive in standard.iter().chain(own) {
             let path = archive.display().to_string();
-            node::run_on(worker, &["ctr", "-n", "k8s.io", "images", "import", &path])?;
+            node::run_on(node, &["ctr", "-n", "k8s.io", "images", "import", &path])?;
         }
         Ok(())
     };
     thread::scope(|scope| {
-        let tasks: Vec<_> = cluster.workers().map(|worker| scope.spawn(move || import(worker))).collect();
+        let tasks: Vec<_> = cluster.workers().map(|node| scope.spawn(move || import(node))).collect();
         tasks.into_iter().try_for_each(|task| task.join().unwrap_or_else(|_| bail!("importing images panicked")))
     })
 }
@@ -364,9 +336,10 @@ fn pod_network(cluster: &Cluster) -> Result<()> {
             node::route(other, cidr, &worker.ip)?;
         }
     }
-    // Services are reached from the control plane through the first node, as a load balancer would.
-    if let Some(first) = cluster.workers().next() {
-        node::route(cluster.node(CONTROL_PLANE)?, "172.31.0.200/29", &first.ip)?;
+    // Without kube-proxy the control plane reaches Services through the first node, as a load balancer would.
+    let control_plane = cluster.node(CONTROL_PLANE)?;
+    if let Some(first) = cluster.workers().next().filter(|_| !control_plane.runs_pods) {
+        node::route(control_plane, "172.31.0.200/29", &first.ip)?;
     }
     Ok(())
 }

@@ -10,9 +10,9 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use e2e::{
-    Cluster,
+    Cluster, Proc,
     testing::{Namespace, cluster, eventually},
 };
 use nix::sys::signal::Signal;
@@ -199,6 +199,61 @@ fn a_dead_kubelet_makes_its_node_not_ready_and_its_pods_leave_the_service() -> R
     })();
     cluster.start("kubelet-n2")?;
     result?;
+    converged(&readers, &namespace)
+}
+
+#[test]
+fn a_daemon_that_ends_by_itself_is_started_again() -> Result<()> {
+    let _alone = ALONE.lock();
+    let mut cluster = cluster()?;
+    let (before, process) = started(&mut cluster, "kube-scheduler")?;
+    process.signal(Signal::SIGKILL)?;
+    eventually("the supervisor to start it", || {
+        let (now, process) = started(&mut cluster, "kube-scheduler")?;
+        ensure!(now > before && process.alive(), "started again {now} times");
+        Ok(())
+    })?;
+    // Who is stopped through us is not, as every other test here relies on. The supervisor may die as well.
+    let supervisor = cluster.state.supervisor.context("no supervisor is recorded")?;
+    supervisor.signal(Signal::SIGKILL)?;
+    ensure!(supervisor.wait(Duration::from_secs(10)), "the supervisor is still there");
+    cluster.restart("kube-scheduler")?;
+    ensure!(cluster.state.supervisor.is_some_and(|next| next != supervisor && next.alive()), "no supervisor");
+    Ok(())
+}
+
+/// How often the supervisor has started a daemon again, and its process.
+fn started(cluster: &mut Cluster, name: &str) -> Result<(u32, Proc)> {
+    cluster.reload()?;
+    let daemon = cluster.daemon(name)?;
+    Ok((daemon.restarts, daemon.process.context("never started")?))
+}
+
+#[test]
+fn an_outage_of_the_api_server_beyond_all_leases_heals_by_itself() -> Result<()> {
+    let _alone = ALONE.lock();
+    let mut cluster = cluster()?;
+    let readers = cluster.clone();
+    let namespace = Namespace::create(&readers, "chaos-outage")?;
+    namespace.apply(GUESTBOOK)?;
+    namespace.kubectl(&["rollout", "status", "deployment/guestbook", "--timeout=180s"])?;
+    let leaders = ["kube-controller-manager", "kube-scheduler", "cloud-controller-manager"];
+    let before = leaders.map(|name| started(&mut cluster, name).map_or(0, |(restarts, _)| restarts));
+    cluster.kill("kube-apiserver", Signal::SIGKILL)?;
+    let lost = leaders.iter().zip(before).try_for_each(|(name, before)| {
+        eventually("a daemon that lost its lease to be started again", || {
+            let (now, _) = started(&mut cluster, name)?;
+            ensure!(now > before, "{name} was started again {now} times");
+            Ok(())
+        })
+    });
+    let stopped = cluster.dead().contains(&"kube-apiserver".to_owned());
+    cluster.start("kube-apiserver")?;
+    lost?;
+    ensure!(stopped, "a daemon that was killed through us was started by the supervisor");
+    eventually("the API server", || cluster.kubectl_ok(&["get", "--raw", "/readyz"]))?;
+    // The controller manager and the scheduler work again.
+    namespace.kubectl(&["scale", "deployment/guestbook", "--replicas=5"])?;
     converged(&readers, &namespace)
 }
 

@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Result, bail};
 use clap::{Parser, Subcommand};
-use e2e::{Cluster, Component, Options};
+use e2e::{Cluster, Component, ControlPlane, Options, Proc};
 use nix::sys::signal::Signal;
 
 /// A Kubernetes cluster of network namespaces on this machine.
@@ -39,6 +39,9 @@ enum Verb {
     },
     /// Prints a daemon's log.
     Logs { daemon: String },
+    /// Keeps daemons running; `up` starts it.
+    #[command(hide = true)]
+    Supervise,
     /// Ends a daemon with SIGKILL and leaves it dead.
     Kill { daemon: String },
     /// Ends a daemon if it runs and starts it.
@@ -56,9 +59,12 @@ struct Up {
     /// Nodes that run pods.
     #[arg(long, default_value_t = 2)]
     nodes: usize,
-    /// Prefix of cgroup names.
-    #[arg(long, default_value = "corten")]
-    name: String,
+    /// Prefix of cgroup names; by default one made of the state directory.
+    #[arg(long)]
+    name: Option<String>,
+    /// How the control plane runs. Static pods run from images, with etcd.
+    #[arg(long, value_enum, default_value = "daemons")]
+    control_plane: ControlPlane,
     /// Keep state in etcd instead of the embedded store.
     #[arg(long)]
     etcd: bool,
@@ -97,6 +103,7 @@ impl Up {
         .collect();
         Options {
             name: self.name,
+            control_plane: self.control_plane,
             nodes: self.nodes,
             etcd: self.etcd,
             dns: !self.no_dns,
@@ -130,6 +137,7 @@ fn run(cli: Cli) -> Result<()> {
             println!("the cluster is down; nothing is left of it");
             Ok(())
         }
+        Verb::Supervise => e2e::supervise(&cli.state),
         Verb::Status => status(&open()?),
         Verb::Kubectl { arguments } => replace(open()?.kubectl_command()?.args(arguments)),
         Verb::Logs { daemon } => {
@@ -164,11 +172,21 @@ fn status(cluster: &Cluster) -> Result<()> {
         let state = if node.holder.alive() { "up" } else { "gone" };
         println!("{:<28} {:<8} {}", node.name, state, node.ip);
     }
+    let running = |process: Option<Proc>| process.filter(|process| process.alive());
     for (name, daemon) in &cluster.state.daemons {
-        let process = daemon.process.filter(|process| process.alive());
-        let text = process.map_or_else(|| "dead".to_owned(), |process| format!("pid {}", process.pid));
-        println!("{name:<28} {text:<8} on {}", daemon.node);
+        let text = match running(daemon.process) {
+            Some(process) => format!("pid {}", process.pid),
+            None if daemon.wanted => "dead".to_owned(),
+            None => "stopped".to_owned(),
+        };
+        let restarts = match daemon.restarts {
+            0 => String::new(),
+            count => format!(", restarts: {count}"),
+        };
+        println!("{name:<28} {text:<8} on {}{restarts}", daemon.node);
     }
+    let supervisor = running(cluster.state.supervisor);
+    println!("{:<28} {}", "supervisor", supervisor.map_or("dead".to_owned(), |process| format!("pid {}", process.pid)));
     if let [first, ..] = cluster.dead().as_slice() {
         bail!("{first} does not run: `logs {first}` tells why");
     }

@@ -60,8 +60,8 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: Cli) -> Result<()> {
-    if cli.files.is_empty() {
-        bail!("an image without a program is of no use: give --file SRC=/path");
+    if cli.files.is_empty() && cli.dynamic.is_empty() {
+        bail!("an image without a program is of no use: give --file SRC=/path or --dynamic SRC=/path");
     }
     for (program, _) in &cli.files {
         if !is_static(program)? {
