@@ -4,7 +4,7 @@ use http::Response;
 use hyper::body::Incoming;
 use serde_json::Value;
 
-use super::{Target, convert, hooks, output, write};
+use super::{Target, convert, hooks, output, ownership, write, write::Writing};
 use crate::{
     admission::Operation,
     request::{ApiError, ApiResult, negotiate, options::WriteOptions},
@@ -24,7 +24,9 @@ pub async fn serve(call: &Call, target: Target<'_>, body: Incoming) -> ApiResult
     let wanted = negotiate::output(&call.headers, false)?;
     let options = WriteOptions::parse(&call.query, "CreateOptions")?;
     let object = write::read_object(call, body, target.expected(), &options).await?;
-    let created = create(call, target, object, &options).await?;
+    let manager = ownership::manager(call, &options);
+    let writing = Writing { call, target, options: &options, manager: Some(&manager) };
+    let created = create(writing, object).await?;
     output::one(call, target, 201, convert::to_served(target, created), wanted)
 }
 
@@ -32,12 +34,13 @@ pub async fn serve(call: &Call, target: Target<'_>, body: Incoming) -> ApiResult
 ///
 /// # Errors
 /// What the client is to hear.
-pub async fn create(call: &Call, target: Target<'_>, mut object: Value, options: &WriteOptions) -> ApiResult<Value> {
+pub async fn create(writing: Writing<'_>, mut object: Value) -> ApiResult<Value> {
+    let Writing { call, target, .. } = writing;
     check_name(&object)?;
     write::settle_namespace(&mut object, target.resource.namespaced, &call.info.namespace)?;
     let generated = write::name_of(&object).is_empty() && has_generate_name(&object);
     for attempt in 1.. {
-        match create_once(call, target, object.clone(), options).await {
+        match create_once(writing, object.clone()).await {
             Err(error) if generated && error.is_already_exists() => {
                 if attempt >= GENERATE_ATTEMPTS {
                     let name = error.status().details.as_ref().map(|d| d.name.clone()).unwrap_or_default();
@@ -61,7 +64,8 @@ fn check_name(object: &Value) -> ApiResult<()> {
     Ok(())
 }
 
-async fn create_once(call: &Call, target: Target<'_>, object: Value, options: &WriteOptions) -> ApiResult<Value> {
+async fn create_once(writing: Writing<'_>, object: Value) -> ApiResult<Value> {
+    let Writing { call, target, options, manager } = writing;
     let strategy = target.store.strategy;
     let now = write::context(call, target).now;
     let mut object = convert::to_stored(target, object);
@@ -69,6 +73,9 @@ async fn create_once(call: &Call, target: Target<'_>, object: Value, options: &W
     metadata::fill_system_fields(&mut object, now);
     let name = write::name_of(&object).to_owned();
     strategy.default(&mut object);
+    if let Some(manager) = manager {
+        ownership::follow_stored(target, manager, &ownership::nothing(), &mut object);
+    }
     let request = write::attributes(call, target, Operation::Create, &name, None, options.dry_run);
     call.admission.admit(&request, &mut object).await?;
     let mut allocation = hooks::Allocation::for_create(call, target, &mut object, options.dry_run).await?;
@@ -106,7 +113,7 @@ async fn store(
     mut object: Value,
     options: &WriteOptions,
 ) -> ApiResult<Value> {
-    let namespace = if target.resource.namespaced { call.info.namespace.as_str() } else { "" };
+    let namespace = super::update::namespace(call, target);
     if options.dry_run {
         if target.store.find(namespace, name).await?.is_some() {
             return Err(ApiError::already_exists(target.resource.group, target.resource.plural, name));
@@ -114,5 +121,11 @@ async fn store(
         target.store.normalize(&mut object);
         return Ok(object);
     }
-    target.store.create(namespace, name, object).await
+    match target.store.create(namespace, name, object.clone()).await {
+        // Who owns what may be what makes the object too large.
+        Err(error) if error.code() == 413 && write::forget_managers(&mut object) => {
+            target.store.create(namespace, name, object).await
+        }
+        result => result,
+    }
 }

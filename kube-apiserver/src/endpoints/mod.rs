@@ -8,6 +8,7 @@ pub mod hooks;
 pub mod list;
 pub mod not_yet;
 pub mod output;
+pub mod ownership;
 pub mod patch;
 mod pieces;
 pub mod subresources;

@@ -5,7 +5,7 @@ use http::Response;
 use hyper::body::Incoming;
 use serde_json::Value;
 
-use super::{Target, convert, create, hooks::Allocation, output, write};
+use super::{Target, convert, create, hooks::Allocation, output, ownership, write, write::Writing};
 use crate::{
     authz,
     request::{ApiError, ApiResult, negotiate, options::WriteOptions},
@@ -20,15 +20,16 @@ pub async fn serve(call: &Call, target: Target<'_>, body: Incoming) -> ApiResult
     let wanted = negotiate::output(&call.headers, false)?;
     let options = WriteOptions::parse(&call.query, "UpdateOptions")?;
     let mut object = write::read_object(call, body, target.expected(), &options).await?;
-    check_name(&mut object, &call.info.name)?;
     write::settle_namespace(&mut object, target.resource.namespaced, &call.info.namespace)?;
-    let mut update =
-        Replace { call, target, object: &object, dry_run: options.dry_run, allocation: Allocation::default() };
-    match target.store.modify(namespace(call, target), &call.info.name, &mut update).await {
+    check_name(&object, &call.info.name)?;
+    let manager = ownership::manager(call, &options);
+    let writing = Writing { call, target, options: &options, manager: Some(&manager) };
+    let mut update = Replace { writing, object: &object, allocation: Allocation::default() };
+    match modify(call, target, &mut update).await {
         Ok(outcome) => output::one(call, target, 200, convert::to_served(target, into_object(outcome)), wanted),
         Err(error) if error.is_not_found() && may_create(target) => {
             authorize_create(call)?;
-            let created = create::create(call, target, object, &options).await?;
+            let created = create::create(writing, object).await?;
             output::one(call, target, 201, convert::to_served(target, created), wanted)
         }
         Err(error) => Err(error),
@@ -49,15 +50,16 @@ pub fn into_object(outcome: Outcome) -> Value {
     }
 }
 
-/// Fills the name from the URL.
+/// Checks the name against the URL's.
 ///
 /// # Errors
-/// 400 when the object has another one.
-pub fn check_name(object: &mut Value, name: &str) -> ApiResult<()> {
+/// 400 when the object has none or another one.
+pub fn check_name(object: &Value, name: &str) -> ApiResult<()> {
     let own = write::name_of(object);
     if own.is_empty() {
-        write::ensure_metadata(object)["name"] = name.into();
-        return Ok(());
+        return Err(ApiError::bad_request(format!(
+            "the name of the object ({name} based on URL) was undeterminable: name must be provided"
+        )));
     }
     if own != name {
         return Err(ApiError::bad_request(format!(
@@ -80,28 +82,57 @@ pub fn authorize_create(call: &Call) -> ApiResult<()> {
     call.authorizer.check(&attributes)
 }
 
+/// Runs a mutation of the object at the URL. If that turns out too large, once more without saying who owns what.
+///
+/// # Errors
+/// 404, what the mutation answers, or the store is unavailable.
+pub async fn modify(call: &Call, target: Target<'_>, mutation: &mut dyn Mutation) -> ApiResult<Outcome> {
+    let (namespace, name) = (namespace(call, target), call.info.name.as_str());
+    match target.store.modify(namespace, name, mutation).await {
+        Err(error) if error.code() == 413 => target.store.modify(namespace, name, &mut WithoutManagers(mutation)).await,
+        result => result,
+    }
+}
+
+struct WithoutManagers<'a>(&'a mut dyn Mutation);
+
+#[async_trait]
+impl Mutation for WithoutManagers<'_> {
+    async fn attempt(&mut self, current: &Stored) -> ApiResult<Change> {
+        Ok(match self.0.attempt(current).await? {
+            Change::Put(mut object) => {
+                write::forget_managers(&mut object);
+                Change::Put(object)
+            }
+            other => other,
+        })
+    }
+
+    async fn settle(&mut self, stored: bool) {
+        self.0.settle(stored).await;
+    }
+}
+
 struct Replace<'a> {
-    call: &'a Call,
-    target: Target<'a>,
+    writing: Writing<'a>,
     object: &'a Value,
-    dry_run: bool,
     allocation: Allocation,
 }
 
 #[async_trait]
 impl Mutation for Replace<'_> {
     async fn attempt(&mut self, current: &Stored) -> ApiResult<Change> {
-        write::check_versions(self.target, &self.call.info.name, self.object, current)?;
+        let Writing { call, target, options, .. } = self.writing;
+        write::check_versions(target, &call.info.name, self.object, current)?;
         let object = self.object.clone();
-        let new =
-            write::prepare_update(self.call, self.target, object, current, self.dry_run, &mut self.allocation).await?;
-        if self.dry_run {
+        let new = write::prepare_update(self.writing, object, current, &mut self.allocation).await?;
+        if options.dry_run {
             return Ok(Change::Keep(new));
         }
-        Ok(write::put_or_finish(self.target, new, current))
+        Ok(write::put_or_finish(target, new, current))
     }
 
     async fn settle(&mut self, stored: bool) {
-        self.allocation.settle(self.call, stored).await;
+        self.allocation.settle(self.writing.call, stored).await;
     }
 }

@@ -5,9 +5,10 @@ use hyper::body::Incoming;
 use jiff::Timestamp;
 use serde_json::Value;
 
-use super::{Target, convert, hooks::Allocation};
+use super::{Target, convert, hooks::Allocation, ownership};
 use crate::{
     admission::{self, Operation},
+    patch::fields,
     request::{
         ApiError, ApiResult,
         body::{self, Expected},
@@ -108,20 +109,32 @@ pub fn attributes<'a>(
     }
 }
 
-/// Turns an admitted-to-be object into what is stored: default, admission, preparation, validation, in upstream's order.
-/// `object` is in the version of the request; the result is in the stored version.
+/// A write that changes an object.
+#[derive(Clone, Copy)]
+pub struct Writing<'a> {
+    /// The request.
+    pub call: &'a Call,
+    /// What is written.
+    pub target: Target<'a>,
+    /// How.
+    pub options: &'a WriteOptions,
+    /// Who comes to own what the write changes; `None` when the object says so already.
+    pub manager: Option<&'a str>,
+}
+
+/// Turns an admitted-to-be object into what is stored: default, ownership, admission, preparation, validation, in
+/// upstream's order. `object` is in the version of the request; the result is in the stored version.
 ///
 /// # Errors
 /// What admission or validation objects to.
 pub async fn prepare_update(
-    call: &Call,
-    target: Target<'_>,
+    writing: Writing<'_>,
     object: Value,
     current: &Stored,
-    dry_run: bool,
     allocation: &mut Allocation,
 ) -> ApiResult<Value> {
-    let strategy = target.store.strategy;
+    let Writing { call, target, options, manager } = writing;
+    let (strategy, dry_run) = (target.store.strategy, options.dry_run);
     let sub = target.sub.map(|s| s.name);
     let mut new = convert::to_stored(target, object);
     if is_unconditional(&new) {
@@ -129,12 +142,16 @@ pub async fn prepare_update(
         new["metadata"]["resourceVersion"] = current.revision.to_string().into();
     }
     strategy.default(&mut new);
+    if let Some(manager) = manager {
+        ownership::follow_stored(target, manager, &current.object, &mut new);
+    }
     let name = call.info.name.as_str();
     let request = attributes(call, target, Operation::Update, name, Some(&current.object), dry_run);
     call.admission.admit(&request, &mut new).await?;
     *allocation = Allocation::for_update(call, target, &mut new, &current.object, dry_run).await?;
     let context = context(call, target);
     strategy.prepare_update(&mut new, &current.object, sub, &context);
+    fields::forget_new_times(&current.object, &mut new);
     super::subresources::rbac_guard(call, target, &new, Some(&current.object))?;
     let errors = strategy.validate_update(&new, &current.object, sub);
     if !errors.is_empty() {
@@ -182,6 +199,12 @@ pub fn check_versions(target: Target<'_>, name: &str, object: &Value, current: &
 /// Whether an update names no version of what it replaces.
 fn is_unconditional(object: &Value) -> bool {
     matches!(object["metadata"]["resourceVersion"].as_str(), None | Some("" | "0"))
+}
+
+/// Removes who owns what; whether that was there.
+pub fn forget_managers(object: &mut Value) -> bool {
+    let meta = object.get_mut("metadata").and_then(Value::as_object_mut);
+    meta.is_some_and(|meta| meta.remove("managedFields").is_some())
 }
 
 /// Stores the object, or removes it when it is marked for deletion and the update took its last finalizer.

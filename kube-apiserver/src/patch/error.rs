@@ -45,12 +45,6 @@ impl PatchError {
         PatchError::Unsupported(accepted.copied().collect::<Vec<_>>().join(", "))
     }
 
-    /// Server-side apply, which is not served yet.
-    pub(super) fn apply_unsupported() -> Self {
-        let accepted = super::MEDIA_TYPES.iter().filter(|media| !media.contains("apply"));
-        PatchError::Unsupported(accepted.copied().collect::<Vec<_>>().join(", "))
-    }
-
     /// HTTP status code.
     pub fn code(&self) -> u16 {
         match self {

@@ -1,6 +1,6 @@
 //! JSON patch (RFC 6902).
 
-use common::schema;
+use common::schema::{self, Problem};
 use json_patch::{PatchOperation, jsonptr::PointerBuf};
 use serde_json::Value;
 
@@ -33,6 +33,25 @@ pub(super) fn apply(original: &Value, patch: &[u8]) -> Result<Value, PatchError>
         step(&mut patched, operation, &mut bounds)?;
     }
     Ok(patched)
+}
+
+/// What a strict decoder finds in a patch: unknown fields of its operations, and `duplicates`, in the patch's order.
+pub(super) fn doubts(patch: &[u8], duplicates: Vec<Problem>) -> Vec<Problem> {
+    let operations: Vec<Value> = serde_json::from_slice(patch).unwrap_or_default();
+    let mut found: Vec<(usize, Problem)> = Vec::new();
+    for (at, operation) in operations.iter().enumerate() {
+        let unknown = operation.as_object().into_iter().flatten().map(|(name, _)| name);
+        let unknown = unknown.filter(|name| !["op", "path", "from", "value"].contains(&name.as_str()));
+        found.extend(unknown.map(|name| (at, Problem::UnknownField(format!("[{at}].{name}")))));
+    }
+    for problem in duplicates {
+        let path = problem.to_string();
+        let at = path.split(['[', ']']).nth(1).and_then(|at| at.parse().ok()).unwrap_or(usize::MAX);
+        found.push((at, problem));
+    }
+    found.sort_by_key(|(at, _)| *at);
+    // Upstream says in which language the path is to be read.
+    found.into_iter().map(|(_, problem)| Problem::Other(format!("json patch {problem}"))).collect()
 }
 
 /// What grows while operations are applied.

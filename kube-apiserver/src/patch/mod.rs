@@ -1,13 +1,16 @@
-//! Patches: JSON patch, merge patch, strategic merge patch (server-side apply comes with its own issue).
+//! Patches: JSON patch, merge patch, strategic merge patch; server-side apply is in [`fields`].
 //!
 //! [`apply`] is pure: document and patch in, patched document out. Admission, validation and storage are the caller's.
 
+mod configuration;
 mod error;
+pub mod fields;
 mod gotext;
 mod json;
 mod merge;
 mod strategic;
 
+pub use configuration::{Configuration, read_configuration};
 pub use error::PatchError;
 
 use common::schema::{self, Problem, Type};
@@ -54,6 +57,8 @@ pub struct Patched {
     pub value: Value,
     /// Unknown and duplicate fields, to be ignored, warned about or refused ([`PatchError::strict`]).
     pub problems: Vec<Problem>,
+    /// What a refusal shows: the patched document, or the patch.
+    pub shown: String,
 }
 
 /// Applies `patch` to `original`. `ty` is the type of the object; without one strategic merge is refused, as upstream
@@ -68,38 +73,44 @@ pub fn apply(kind: PatchType, original: &Value, patch: &[u8], ty: Option<Type<'_
                 .map_err(|error| PatchError::BadRequest(schema::syntax_error(patch, &error)))?;
             strategic::apply(original, patch, ty)
         }
-        PatchType::Apply => Err(PatchError::apply_unsupported()),
+        PatchType::Apply => Err(PatchError::Internal("an apply needs to know who applies".to_owned())),
     }
 }
 
 /// [`apply`], and then decodes the outcome into the type as upstream does: values of a wrong type are an error, unknown
-/// fields are dropped and reported.
-pub fn apply_typed(kind: PatchType, original: &Value, patch: &[u8], ty: Type<'_>) -> Result<Patched, PatchError> {
-    let mut problems = duplicates(kind, patch);
+/// fields are dropped and, when `strict`, reported with duplicate ones.
+pub fn apply_typed(
+    kind: PatchType,
+    original: &Value,
+    patch: &[u8],
+    ty: Type<'_>,
+    strict: bool,
+) -> Result<Patched, PatchError> {
     let value = apply(kind, original, patch, Some(ty))?;
     let decoded = match kind {
         PatchType::StrategicMerge => schema::convert(ty, &value),
         _ => schema::prune(ty, &value),
     };
+    let shown = || match kind {
+        PatchType::StrategicMerge => {
+            serde_json::from_slice(patch).map(|patch| gotext::go_text(&patch)).unwrap_or_default()
+        }
+        _ => value.to_string(),
+    };
     if let Some(detail) = decoded.error {
-        let shown = match kind {
-            PatchType::StrategicMerge => {
-                serde_json::from_slice(patch).map(|patch| gotext::go_text(&patch)).unwrap_or_default()
-            }
-            _ => value.to_string(),
-        };
-        return Err(PatchError::Invalid { value: shown, detail });
+        return Err(PatchError::Invalid { value: shown(), detail });
     }
+    let mut problems = if strict { doubts(kind, patch) } else { Vec::new() };
     problems.extend(decoded.problems);
-    Ok(Patched { value: decoded.value, problems })
+    let shown = if problems.is_empty() { String::new() } else { shown() };
+    Ok(Patched { value: decoded.value, problems, shown })
 }
 
-/// Fields that occur twice in the patch itself.
-fn duplicates(kind: PatchType, patch: &[u8]) -> Vec<Problem> {
+/// What a strict decoder finds in the patch itself: fields that occur twice, operations with unknown fields.
+fn doubts(kind: PatchType, patch: &[u8]) -> Vec<Problem> {
     let found = schema::duplicate_fields(patch);
     match kind {
-        // Upstream says in which language the path is to be read.
-        PatchType::Json => found.into_iter().map(|problem| Problem::Other(format!("json patch {problem}"))).collect(),
+        PatchType::Json => json::doubts(patch, found),
         _ => found,
     }
 }

@@ -257,16 +257,14 @@ impl DeleteOptions {
 }
 
 fn dry_run_errors(values: &[String]) -> Vec<StatusCause> {
-    let bad = |v: &&String| v.as_str() != "All";
-    values
-        .iter()
-        .filter(bad)
-        .map(|v| StatusCause {
-            cause_type: "FieldValueNotSupported".to_owned(),
-            message: format!("Unsupported value: {v:?}: supported values: \"All\""),
-            field: "dryRun".to_owned(),
-        })
-        .collect()
+    if values.iter().all(|value| value == "All") {
+        return Vec::new();
+    }
+    vec![StatusCause {
+        cause_type: "FieldValueNotSupported".to_owned(),
+        message: format!("Unsupported value: {}: supported values: \"All\"", serde_json::json!(values)),
+        field: "dryRun".to_owned(),
+    }]
 }
 
 /// What to do about unknown and duplicate fields.
@@ -300,8 +298,33 @@ impl WriteOptions {
     /// # Errors
     /// 422.
     pub fn parse(query: &Query, kind: &str) -> ApiResult<Self> {
+        Self::parse_with(query, kind, Vec::new())
+    }
+
+    /// Reads and validates the options of a patch.
+    ///
+    /// # Errors
+    /// 422.
+    pub fn parse_patch(query: &Query, apply: bool) -> ApiResult<Self> {
+        let mut causes = Vec::new();
+        if apply && query.non_empty("fieldManager").is_none() {
+            causes.push(StatusCause {
+                cause_type: "FieldValueRequired".to_owned(),
+                message: "Required value: is required for apply patch".to_owned(),
+                field: "fieldManager".to_owned(),
+            });
+        }
+        if !apply && query.non_empty("force").is_some() {
+            causes.push(forbidden("force", "may not be specified for non-apply patch"));
+        }
+        Self::parse_with(query, "PatchOptions", causes)
+    }
+
+    fn parse_with(query: &Query, kind: &str, mut causes: Vec<StatusCause>) -> ApiResult<Self> {
+        let field_manager = query.get("fieldManager").unwrap_or_default().to_owned();
+        causes.extend(manager_errors(&field_manager));
         let dry_run: Vec<String> = query.all("dryRun").filter(|v| !v.is_empty()).map(str::to_owned).collect();
-        let mut causes = dry_run_errors(&dry_run);
+        causes.extend(dry_run_errors(&dry_run));
         let field_validation = match query.get("fieldValidation").unwrap_or_default() {
             "" | "Warn" => FieldValidation::Warn,
             "Ignore" => FieldValidation::Ignore,
@@ -310,25 +333,38 @@ impl WriteOptions {
                 causes.push(StatusCause {
                     cause_type: "FieldValueNotSupported".to_owned(),
                     message: format!(
-                        "Unsupported value: {other:?}: supported values: \"Ignore\", \"Strict\", \"Warn\", \"\""
+                        "Unsupported value: {other:?}: supported values: \"\", \"Ignore\", \"Strict\", \"Warn\""
                     ),
                     field: "fieldValidation".to_owned(),
                 });
                 FieldValidation::Warn
             }
         };
-        let field_manager = query.get("fieldManager").unwrap_or_default().to_owned();
-        if field_manager.len() > 128 {
-            causes.push(StatusCause {
-                cause_type: "FieldValueTooLong".to_owned(),
-                message: "Too long: may not be more than 128 bytes".to_owned(),
-                field: "fieldManager".to_owned(),
-            });
-        }
         if !causes.is_empty() {
             return Err(ApiError::invalid("meta.k8s.io", kind, "", causes));
         }
         let force = query.non_empty("force").map(|v| !matches!(v, "false" | "0"));
         Ok(Self { dry_run: !dry_run.is_empty(), field_validation, field_manager, force })
     }
+}
+
+fn manager_errors(manager: &str) -> Vec<StatusCause> {
+    let cause = |cause_type: &str, message: String| StatusCause {
+        cause_type: cause_type.to_owned(),
+        message,
+        field: "fieldManager".to_owned(),
+    };
+    let mut causes = Vec::new();
+    if manager.len() > 128 {
+        causes.push(cause("FieldValueTooLong", "Too long: may not be more than 128 bytes".to_owned()));
+    }
+    for (at, c) in manager.char_indices().filter(|(_, c)| c.is_control() || c.is_whitespace() && *c != ' ') {
+        let quoted = crate::resources::field::go_quote(manager);
+        let code = u32::from(c);
+        causes.push(cause(
+            "FieldValueInvalid",
+            format!("Invalid value: {quoted}: invalid character U+{code:04X} (at position {at})"),
+        ));
+    }
+    causes
 }

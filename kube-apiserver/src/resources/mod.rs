@@ -37,6 +37,8 @@ mod storage_kinds;
 pub mod table;
 pub(crate) mod value;
 
+pub(crate) use value::same;
+
 use field::ErrorList;
 use table::{Column, Row};
 

@@ -17,7 +17,7 @@ pub use guard::rbac_guard;
 
 use super::{Target, get, not_served, patch, update};
 use crate::{
-    patch::{PatchError, PatchType},
+    patch::PatchError,
     request::{ApiError, ApiResult, status::StatusCause},
     server::{Call, response::Body},
 };
@@ -77,10 +77,7 @@ pub fn success(code: u16) -> Value {
 
 /// The client's error for a patch that does not apply.
 #[must_use]
-pub fn patch_error(kind: PatchType, error: PatchError) -> ApiError {
-    if kind == PatchType::Apply {
-        return ApiError::new(415, "UnsupportedMediaType", error.to_string(), None);
-    }
+pub fn patch_error(error: PatchError) -> ApiError {
     match &error {
         PatchError::Invalid { value, detail } => ApiError::invalid(
             "",

@@ -5,14 +5,17 @@ use http::{Method, Response};
 use hyper::body::Incoming;
 use serde_json::{Value, json};
 
-use super::super::{Target, hooks::Allocation, patch, update, write};
+use super::super::{
+    Target,
+    hooks::Allocation,
+    ownership::{self, Subject},
+    patch::{self, Patch},
+    update,
+    write::{self, Writing},
+};
 use crate::{
-    request::{
-        ApiError, ApiResult,
-        body::Expected,
-        options::{FieldValidation, WriteOptions},
-        status::StatusCause,
-    },
+    patch::{PatchType, fields},
+    request::{ApiError, ApiResult, body::Expected, options::WriteOptions, status::StatusCause},
     server::{Call, Change, Mutation, Stored, response::Body},
 };
 
@@ -20,7 +23,7 @@ const SCALE: Expected<'static> = Expected { group: "autoscaling", version: "v1",
 
 enum Wanted {
     Scale(Value),
-    Patch(patch::Patch, FieldValidation),
+    Patch(Patch),
 }
 
 /// Serves GET, PUT and PATCH.
@@ -36,39 +39,66 @@ pub async fn serve(call: &Call, target: Target<'_>, body: Incoming) -> ApiResult
     let (options, wanted) = if call.method == Method::PUT {
         let options = WriteOptions::parse(&call.query, "UpdateOptions")?;
         let mut scale = write::read_object(call, body, SCALE, &options).await?;
-        update::check_name(&mut scale, &call.info.name)?;
         write::settle_namespace(&mut scale, target.resource.namespaced, &call.info.namespace)?;
+        update::check_name(&scale, &call.info.name)?;
         (options, Wanted::Scale(scale))
     } else {
-        let options = WriteOptions::parse(&call.query, "PatchOptions")?;
-        let mode = options.field_validation;
-        let patch = patch::read(call, body, SCALE).await?;
-        (options, Wanted::Patch(patch, mode))
+        let kind = patch::kind_of(call)?;
+        let patch = Patch::read(kind, body, SCALE).await?;
+        (WriteOptions::parse_patch(&call.query, kind == PatchType::Apply)?, Wanted::Patch(patch))
     };
-    let target = Target { sub: None, ..target };
-    let mut rescale = Rescale { call, target, wanted, dry_run: options.dry_run };
+    let manager = ownership::manager(call, &options);
+    let writing = Writing { call, target: Target { sub: None, ..target }, options: &options, manager: None };
+    let mut rescale = Rescale { writing, wanted, manager };
     let outcome = target.store.modify(namespace, &call.info.name, &mut rescale).await?;
     call.reply(200, &scale_of(&update::into_object(outcome)))
 }
 
 struct Rescale<'a> {
-    call: &'a Call,
-    target: Target<'a>,
+    writing: Writing<'a>,
     wanted: Wanted,
-    dry_run: bool,
+    manager: String,
+}
+
+impl Rescale<'_> {
+    /// The Scale that is wanted, with who owns it.
+    fn wanted(&self, live: &Value) -> ApiResult<Value> {
+        let Writing { call, options, .. } = self.writing;
+        let mut scale = match &self.wanted {
+            Wanted::Scale(scale) => scale.clone(),
+            Wanted::Patch(patch) => {
+                let mut scale = patch.apply(call, Subject::Scale, live, options)?;
+                write::settle_namespace(&mut scale, true, &call.info.namespace)?;
+                update::check_name(&scale, &call.info.name)?;
+                if patch.is_apply() {
+                    return Ok(scale);
+                }
+                scale
+            }
+        };
+        ownership::follow(Subject::Scale, &self.manager, live, &mut scale);
+        Ok(scale)
+    }
 }
 
 #[async_trait]
 impl Mutation for Rescale<'_> {
     async fn attempt(&mut self, current: &Stored) -> ApiResult<Change> {
-        let scale = match &self.wanted {
-            Wanted::Scale(scale) => scale.clone(),
-            Wanted::Patch(patch, mode) => patch.apply(self.call, &scale_of(&current.object), *mode)?,
+        let Writing { call, target, options, .. } = self.writing;
+        let owners = fields::Scale {
+            parent: current.object["metadata"].get("managedFields"),
+            api_version: &target.resource.api_version(),
+            group: target.resource.group,
         };
-        let name = &self.call.info.name;
+        let mut live = scale_of(&current.object);
+        if let Some(owners) = owners.to_scale() {
+            live["metadata"]["managedFields"] = owners;
+        }
+        let scale = self.wanted(&live)?;
+        let name = &call.info.name;
         let version = scale["metadata"]["resourceVersion"].as_str().unwrap_or_default();
         if !version.is_empty() && version != current.revision.to_string() {
-            return Err(ApiError::modified(self.target.resource.group, self.target.resource.plural, name));
+            return Err(ApiError::modified(target.resource.group, target.resource.plural, name));
         }
         let replicas = scale["spec"]["replicas"].as_i64().unwrap_or(0);
         if replicas < 0 {
@@ -79,11 +109,15 @@ impl Mutation for Rescale<'_> {
             };
             return Err(ApiError::invalid("autoscaling", "Scale", name, vec![cause]));
         }
-        let mut object = super::super::convert::to_served(self.target, current.object.clone());
+        let mut object = super::super::convert::to_served(target, current.object.clone());
         object["spec"]["replicas"] = replicas.into();
+        write::forget_managers(&mut object);
+        if let Some(owners) = owners.to_parent(scale["metadata"].get("managedFields")) {
+            object["metadata"]["managedFields"] = owners;
+        }
         let mut none = Allocation::default();
-        let new = write::prepare_update(self.call, self.target, object, current, self.dry_run, &mut none).await?;
-        Ok(if self.dry_run { Change::Keep(new) } else { Change::Put(new) })
+        let new = write::prepare_update(self.writing, object, current, &mut none).await?;
+        Ok(if options.dry_run { Change::Keep(new) } else { Change::Put(new) })
     }
 }
 
