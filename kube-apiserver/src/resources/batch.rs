@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
+use super::gated;
 use super::{
     Ctx, checks,
     field::{ErrorList, Path},
@@ -26,6 +27,7 @@ pub(crate) const RULES: &[Rules] = &[
         group: "batch",
         resource: "jobs",
         kind: "Job",
+        gated: gated::TEMPLATE,
         generation: true,
         status: true,
         defaults: |obj| {
@@ -55,6 +57,7 @@ pub(crate) const RULES: &[Rules] = &[
         group: "batch",
         resource: "cronjobs",
         kind: "CronJob",
+        gated: &[("spec.jobTemplate.spec.template.spec", gated::POD_SPEC)],
         generation: true,
         status: true,
         defaults: cron_defaults,

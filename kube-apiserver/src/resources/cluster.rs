@@ -6,9 +6,15 @@ use serde_json::{Value, json};
 use super::{
     checks,
     field::{ErrorList, Path},
+    flow, metadata,
+    metadata::NameRule,
+    names,
+    pod::{containers, scheduling},
     rules::Rules,
     table::{AGE, Column, NAME, Row, age, boolean, count, name, number, or_none, text, wide},
-    value::{at, bool_at, each, existing, int_at, is_set, list_at, member, set, set_default, set_if_zero, str_at},
+    value::{
+        at, bool_at, each, existing, int_at, is_set, list_at, member, set, set_default, set_if_zero, str_at, strings_at,
+    },
 };
 
 const SPEC: Path<'static> = Path::root("spec");
@@ -95,6 +101,10 @@ pub(crate) const RULES: &[Rules] = &[
                 set_if_zero(spec, "matchingPrecedence", 1000);
             }
         },
+        validate: flow::schema,
+        validate_update: |new, _, sub, errs| {
+            if sub.is_none() { flow::schema(new, errs) } else { flow::conditions(new, errs) }
+        },
         columns: &[
             NAME,
             text("PriorityLevel"),
@@ -110,6 +120,10 @@ pub(crate) const RULES: &[Rules] = &[
         resource: "prioritylevelconfigurations",
         kind: "PriorityLevelConfiguration",
         defaults: priority_level_defaults,
+        validate: flow::level,
+        validate_update: |new, _, sub, errs| {
+            if sub.is_none() { flow::level(new, errs) } else { flow::conditions(new, errs) }
+        },
         columns: PRIORITY_LEVEL_COLUMNS,
         row: priority_level_row,
         ..FLOW
@@ -137,6 +151,15 @@ pub(crate) const RULES: &[Rules] = &[
             }
         },
         prepare_create: |obj, _| set(obj, "status", json!({})),
+        name: NameRule::PathSegment,
+        validate: api_service,
+        validate_update: |new, _, sub, errs| {
+            if sub.is_none() {
+                api_service(new, errs);
+            } else {
+                api_service_status(new, errs);
+            }
+        },
         columns: &[NAME, text("Service"), text("Available"), AGE],
         row: api_service_row,
         ..Rules::GENERIC
@@ -199,7 +222,84 @@ fn priority_class(obj: &Value, errs: &mut ErrorList) {
 }
 
 fn runtime_class(obj: &Value, errs: &mut ErrorList) {
-    checks::label(str_at(obj, "handler"), &Path::root("handler"), errs);
+    match str_at(obj, "handler") {
+        "" => errs.required(&Path::root("handler"), ""),
+        handler => checks::label(handler, &Path::root("handler"), errs),
+    }
+    if let Some(fixed) = at(obj, "overhead.podFixed") {
+        containers::requirements(&json!({"limits": fixed}), false, &Path::root("overhead"), errs);
+    }
+    let path = Path::root("scheduling");
+    metadata::labels(strings_at(obj, "scheduling.nodeSelector"), &path.child("nodeSelector"), errs);
+    let tolerations = list_at(obj, "scheduling.tolerations");
+    let root = path.child("tolerations");
+    scheduling::tolerations(tolerations, &root, errs);
+    let same =
+        |a: &Value, b: &Value| ["key", "operator", "value", "effect"].iter().all(|f| str_at(a, f) == str_at(b, f));
+    for (i, toleration) in tolerations.iter().enumerate() {
+        if tolerations[..i].iter().any(|other| same(other, toleration)) {
+            errs.duplicate(&root.index(i), toleration.clone());
+        }
+    }
+}
+
+/// An APIService: named after what it serves, local or by a service.
+fn api_service(obj: &Value, errs: &mut ErrorList) {
+    let (group, version) = (str_at(obj, "spec.group"), str_at(obj, "spec.version"));
+    let (own, wanted) = (str_at(obj, "metadata.name"), format!("{version}.{group}"));
+    if own != wanted {
+        let text = format!("must be `spec.version+\".\"+spec.group`: {wanted:?}");
+        errs.invalid(&Path::root("metadata.name"), own, text);
+    }
+    match group {
+        "" if version != "v1" => {
+            errs.required(&SPEC.child("group"), "only v1 may have an empty group and it better be legacy kube");
+        }
+        "" => {}
+        group => checks::subdomain(group, &SPEC.child("group"), errs),
+    }
+    names::dns1035_label(version).into_iter().for_each(|text| errs.invalid(&SPEC.child("version"), version, text));
+    for (field, max) in [("groupPriorityMinimum", 20000), ("versionPriority", 1000)] {
+        let value = int_at(obj, &format!("spec.{field}")).unwrap_or_default();
+        if !(1..=max).contains(&value) {
+            errs.invalid(&SPEC.child(field), value, format!("must be positive and less than {max}"));
+        }
+    }
+    let (bundle, insecure) = (str_at(obj, "spec.caBundle"), bool_at(obj, "spec.insecureSkipTLSVerify"));
+    let insecure_path = SPEC.child("insecureSkipTLSVerify");
+    let Some(service) = at(obj, "spec.service") else {
+        if !bundle.is_empty() {
+            let shown = format!("{} bytes", bundle.trim_end_matches('=').len() * 3 / 4);
+            errs.invalid(&SPEC.child("caBundle"), shown, "local APIServices may not have a caBundle");
+        }
+        if insecure {
+            errs.invalid(&insecure_path, true, "local APIServices may not have insecureSkipTLSVerify");
+        }
+        return;
+    };
+    let path = SPEC.child("service");
+    for field in ["namespace", "name"] {
+        if str_at(service, field).is_empty() {
+            errs.required(&path.child(field), "");
+        }
+    }
+    let port = int_at(service, "port").unwrap_or_default();
+    if let Some(text) = names::port_number(port) {
+        errs.invalid(&path.child("port"), port, format!("port is not valid: {text}"));
+    }
+    if insecure && !bundle.is_empty() {
+        errs.invalid(&insecure_path, true, "may not be true if caBundle is present");
+    }
+}
+
+fn api_service_status(obj: &Value, errs: &mut ErrorList) {
+    for (i, condition) in list_at(obj, "status.conditions").iter().enumerate() {
+        let status = str_at(condition, "status");
+        if !matches!(status, "True" | "False" | "Unknown") {
+            let path = Path::root("status.conditions");
+            errs.not_supported(&path.index(i).child("status"), status, &["True", "False", "Unknown"]);
+        }
+    }
 }
 
 fn flow_schema_row(obj: &Value, now: Timestamp) -> Row {

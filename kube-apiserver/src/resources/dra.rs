@@ -4,6 +4,8 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use super::{
+    checks, dra_rules,
+    field::Path,
     rules::Rules,
     table::{AGE, NAME, NAME_AGE, Row, age, name, name_age, text},
     value::{at, each, existing, is_set, list_at, set_default, set_if_zero, str_at},
@@ -21,6 +23,8 @@ pub(crate) const RULES: &[Rules] = &[
                 claim_spec(spec);
             }
         },
+        validate: |obj, errs| dra_rules::claim_spec(obj.get("spec").unwrap_or(&Value::Null), &Path::root("spec"), errs),
+        validate_update: dra_rules::claim_update,
         columns: &[NAME, text("State"), AGE],
         row: claim_row,
         ..BASE
@@ -33,14 +37,27 @@ pub(crate) const RULES: &[Rules] = &[
                 claim_spec(spec);
             }
         },
+        validate: dra_rules::template,
+        validate_update: |new, old, _, errs| checks::immutable(new, old, "spec", errs),
         ..BASE
     },
-    Rules { resource: "deviceclasses", kind: "DeviceClass", namespaced: false, generation: true, ..BASE },
+    Rules {
+        resource: "deviceclasses",
+        kind: "DeviceClass",
+        namespaced: false,
+        generation: true,
+        validate: dra_rules::class,
+        validate_update: |new, _, _, errs| dra_rules::class(new, errs),
+        ..BASE
+    },
     Rules {
         resource: "resourceslices",
         kind: "ResourceSlice",
         namespaced: false,
         generation: true,
+        gated: &[("spec", &["devices.*.nodeAllocatableResourceMappings"])],
+        validate: |obj, errs| dra_rules::slice(obj, None, errs),
+        validate_update: |new, old, _, errs| dra_rules::slice(new, Some(old), errs),
         fields: &[
             ("spec.nodeName", |obj| str_at(obj, "spec.nodeName").to_string()),
             ("spec.driver", |obj| str_at(obj, "spec.driver").to_string()),

@@ -15,7 +15,9 @@ mod admission_kinds;
 pub mod alloc;
 pub(crate) mod amounts;
 mod apps;
+mod autoscaler;
 mod batch;
+mod beta;
 pub(crate) mod budget;
 pub(crate) mod certificates;
 mod checks;
@@ -23,7 +25,10 @@ mod cluster;
 pub mod core;
 mod discovery;
 mod dra;
+mod dra_rules;
 pub mod field;
+mod flow;
+mod gated;
 pub mod metadata;
 pub(crate) use common::meta::names;
 mod networking;
@@ -34,8 +39,10 @@ mod rbac;
 mod rules;
 mod service;
 mod storage_kinds;
+mod storage_rules;
 pub mod table;
 pub(crate) mod value;
+mod volume_sources;
 
 pub(crate) use value::same;
 
@@ -125,6 +132,7 @@ static ALL: &[&[&[rules::Rules]]] = &[
         admission_kinds::RULES,
         apps::RULES,
         batch::RULES,
+        beta::RULES,
         certificates::RULES,
         cluster::RULES,
         discovery::RULES,

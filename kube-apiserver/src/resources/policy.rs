@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::{
-    checks,
+    autoscaler, checks,
     field::{ErrorList, Path},
     rules::Rules,
     table::{AGE, NAME, Row, age, count, name, number, text},
@@ -45,11 +45,15 @@ pub(crate) const RULES: &[Rules] = &[
         status: true,
         defaults: autoscaler_defaults,
         prepare_create: |obj, _| set(obj, "status", json!({"currentReplicas": 0, "desiredReplicas": 0})),
-        validate: autoscaler,
-        validate_update: |new, _, sub, errs| {
-            if sub.is_none() {
-                autoscaler(new, errs);
-            }
+        validate: |obj, errs| autoscaler::validate(obj, None, errs),
+        validate_update: |new, old, sub, errs| match sub {
+            None => autoscaler::validate(new, Some(old), errs),
+            Some(_) => checks::non_negative_all(
+                new.get("status").unwrap_or(&Value::Null),
+                &["currentReplicas", "desiredReplicas"],
+                &Path::root("status"),
+                errs,
+            ),
         },
         columns: &[NAME, text("Reference"), text("Targets"), text("MinPods"), text("MaxPods"), text("Replicas"), AGE],
         row: autoscaler_row,
@@ -97,13 +101,8 @@ fn budget_row(obj: &Value, now: Timestamp) -> Row {
 }
 
 fn autoscaler_defaults(obj: &mut Value) {
-    let old_version = str_at(obj, "apiVersion") == "autoscaling/v1";
     let Some(spec) = member(obj, "spec") else { return };
     set_default(spec, "minReplicas", 1);
-    if old_version {
-        set_default(spec, "targetCPUUtilizationPercentage", 80);
-        return;
-    }
     if !is_set(spec, "metrics") {
         let target = json!({"type": "Utilization", "averageUtilization": 80});
         set(spec, "metrics", json!([{"type": "Resource", "resource": {"name": "cpu", "target": target}}]));
@@ -121,29 +120,6 @@ fn autoscaler_defaults(obj: &mut Value) {
         if let Some(down) = member(behavior, "scaleDown") {
             set_default(down, "selectPolicy", "Max");
             set_default(down, "policies", json!([{"type": "Percent", "value": 100, "periodSeconds": 15}]));
-        }
-    }
-}
-
-fn autoscaler(obj: &Value, errs: &mut ErrorList) {
-    let spec = at(obj, "spec").unwrap_or(&Value::Null);
-    let max = int_at(spec, "maxReplicas").unwrap_or_default();
-    let min = int_at(spec, "minReplicas");
-    let max_path = SPEC.child("maxReplicas");
-    if let Some(min) = min.filter(|min| *min < 1) {
-        errs.invalid(&SPEC.child("minReplicas"), min, "must be greater than or equal to 1");
-    }
-    match max {
-        0 => errs.required(&max_path, "must be set and greater than 0"),
-        ..0 => errs.invalid(&max_path, max, "must be greater than or equal to 1"),
-        _ => {}
-    }
-    if min.is_some_and(|min| max < min) {
-        errs.invalid(&max_path, max, "must be greater than or equal to `minReplicas`");
-    }
-    for field in ["kind", "name"] {
-        if str_at(spec, &format!("scaleTargetRef.{field}")).is_empty() {
-            errs.required(&SPEC.child("scaleTargetRef").child(field), "");
         }
     }
 }

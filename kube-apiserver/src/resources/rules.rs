@@ -8,6 +8,7 @@ use serde_json::Value;
 use super::{
     Ctx, Deletion, Strategy,
     field::{ErrorList, Path},
+    gated::{self, Gated},
     metadata::{self, NameRule},
     table::{Column, Row},
     value::{drop_nulls, keep_old, remove, same, set, str_at},
@@ -29,6 +30,8 @@ pub(crate) struct Rules {
     pub status: bool,
     pub create_on_update: bool,
     pub unconditional_update: bool,
+    /// Fields behind feature gates that are off.
+    pub gated: Gated,
     pub defaults: fn(&mut Value),
     pub prepare_create: fn(&mut Value, &Ctx<'_>),
     pub prepare_update: fn(&mut Value, &Value, Option<&str>, &Ctx<'_>),
@@ -56,6 +59,7 @@ impl Rules {
         status: false,
         create_on_update: false,
         unconditional_update: true,
+        gated: &[],
         defaults: |_| {},
         prepare_create: |_, _| {},
         prepare_update: |_, _, _, _| {},
@@ -111,6 +115,7 @@ impl Strategy for Rules {
         if self.status {
             remove(obj, "status");
         }
+        gated::drop_fields(obj, None, self.gated);
         (self.prepare_create)(obj, ctx);
     }
 
@@ -130,6 +135,9 @@ impl Strategy for Rules {
                 }
             }
             _ => {}
+        }
+        if sub != Some("status") {
+            gated::drop_fields(new, Some(old), self.gated);
         }
         (self.prepare_update)(new, old, sub, ctx);
         if self.generation && sub != Some("status") && Rules::is_spec_change(new, old) {

@@ -5,10 +5,10 @@ use serde_json::{Value, json};
 
 use super::{
     checks,
-    field::{ErrorList, Path},
     rules::Rules,
+    storage_rules,
     table::{AGE, NAME, NAME_CREATED, Row, age, boolean, name, name_created, number, or_none, text},
-    value::{at, bool_at, is_set, list_at, member, set, set_default, set_if_zero, str_at},
+    value::{at, bool_at, list_at, member, set, set_default, set_if_zero, str_at},
 };
 
 const BASE: Rules = Rules { group: "storage.k8s.io", namespaced: false, ..Rules::GENERIC };
@@ -21,8 +21,8 @@ pub(crate) const RULES: &[Rules] = &[
             set_default(obj, "reclaimPolicy", "Delete");
             set_default(obj, "volumeBindingMode", "Immediate");
         },
-        validate: storage_class,
-        validate_update: storage_class_update,
+        validate: storage_rules::storage_class,
+        validate_update: |new, old, _, errs| storage_rules::storage_class_update(new, old, errs),
         columns: &[
             NAME,
             text("Provisioner"),
@@ -48,6 +48,14 @@ pub(crate) const RULES: &[Rules] = &[
             set_default(spec, "requiresRepublish", false);
             set_default(spec, "seLinuxMount", false);
         },
+        gated: &[("spec", &["preventPodSchedulingIfMissing"])],
+        prepare_update: |new, old, _, _| {
+            if !super::value::same_at(new, old, "spec") {
+                super::metadata::bump_generation(new, old);
+            }
+        },
+        validate: storage_rules::driver,
+        validate_update: |new, old, _, errs| storage_rules::driver_update(new, old, errs),
         columns: &[
             NAME,
             boolean("AttachRequired"),
@@ -65,6 +73,8 @@ pub(crate) const RULES: &[Rules] = &[
         resource: "csinodes",
         kind: "CSINode",
         unconditional_update: false,
+        validate: |obj, errs| storage_rules::csi_node(obj, None, errs),
+        validate_update: |new, old, _, errs| storage_rules::csi_node(new, Some(old), errs),
         columns: &[NAME, number("Drivers"), AGE],
         row: |obj, now| vec![name(obj), list_at(obj, "spec.drivers").len().into(), age(obj, now)],
         ..BASE
@@ -75,12 +85,10 @@ pub(crate) const RULES: &[Rules] = &[
         unconditional_update: false,
         status: true,
         prepare_create: |obj, _| set(obj, "status", json!({"attached": false})),
-        validate: |obj, errs| attachment(obj, errs),
-        validate_update: |new, old, sub, errs| {
-            if sub.is_none() {
-                attachment(new, errs);
-                checks::immutable(new, old, "spec", errs);
-            }
+        validate: storage_rules::attachment,
+        validate_update: |new, old, _, errs| {
+            storage_rules::attachment(new, errs);
+            checks::immutable(new, old, "spec", errs);
         },
         columns: &[NAME, text("Attacher"), text("PV"), text("Node"), boolean("Attached"), AGE],
         row: |obj, now| {
@@ -98,6 +106,8 @@ pub(crate) const RULES: &[Rules] = &[
     Rules {
         resource: "volumeattributesclasses",
         kind: "VolumeAttributesClass",
+        validate: storage_rules::attributes_class,
+        validate_update: |new, old, _, errs| storage_rules::attributes_class_update(new, old, errs),
         columns: &[NAME, text("DriverName"), AGE],
         row: |obj, now| vec![name(obj), str_at(obj, "driverName").into(), age(obj, now)],
         ..BASE
@@ -107,56 +117,13 @@ pub(crate) const RULES: &[Rules] = &[
         kind: "CSIStorageCapacity",
         namespaced: true,
         unconditional_update: false,
+        validate: storage_rules::capacity,
+        validate_update: |new, old, _, errs| storage_rules::capacity_update(new, old, errs),
         columns: NAME_CREATED,
         row: name_created,
         ..BASE
     },
 ];
-
-fn storage_class(obj: &Value, errs: &mut ErrorList) {
-    let provisioner = str_at(obj, "provisioner");
-    if provisioner.is_empty() {
-        errs.required(&Path::root("provisioner"), "");
-    } else {
-        checks::qualified(&provisioner.to_lowercase(), &Path::root("provisioner"), errs);
-    }
-    let policy = str_at(obj, "reclaimPolicy");
-    if !matches!(policy, "" | "Delete" | "Retain") {
-        errs.not_supported(&Path::root("reclaimPolicy"), policy, &["Delete", "Retain"]);
-    }
-    let mode = str_at(obj, "volumeBindingMode");
-    if mode.is_empty() {
-        errs.required(&Path::root("volumeBindingMode"), "");
-    } else if !matches!(mode, "Immediate" | "WaitForFirstConsumer") {
-        errs.not_supported(&Path::root("volumeBindingMode"), mode, &["Immediate", "WaitForFirstConsumer"]);
-    }
-}
-
-fn storage_class_update(new: &Value, old: &Value, _: Option<&str>, errs: &mut ErrorList) {
-    for field in ["parameters", "provisioner", "reclaimPolicy"] {
-        if !super::value::same_at(new, old, field) {
-            errs.forbidden(&Path::root(field), "updates to this field are forbidden.".replace("this field", field));
-        }
-    }
-    checks::immutable(new, old, "volumeBindingMode", errs);
-}
-
-fn attachment(obj: &Value, errs: &mut ErrorList) {
-    let spec = Path::root("spec");
-    if str_at(obj, "spec.attacher").is_empty() {
-        errs.required(&spec.child("attacher"), "");
-    }
-    if str_at(obj, "spec.nodeName").is_empty() {
-        errs.required(&spec.child("nodeName"), "");
-    }
-    let named = is_set(obj, "spec.source.persistentVolumeName");
-    let inline = is_set(obj, "spec.source.inlineVolumeSpec");
-    if named && inline {
-        errs.forbidden(&spec.child("source"), "must specify exactly one of inlineVolumeSpec and persistentVolumeName");
-    } else if !named && !inline {
-        errs.required(&spec.child("source"), "must specify exactly one of inlineVolumeSpec and persistentVolumeName");
-    }
-}
 
 fn storage_class_row(obj: &Value, now: Timestamp) -> Row {
     let annotations = at(obj, "metadata.annotations");

@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use super::gated;
 use super::{
     pod::defaults,
     rules::Rules,
@@ -17,7 +18,8 @@ const REPLICA_FIELDS: &[super::rules::Selectable] =
     &[("status.replicas", |obj| int_at(obj, "status.replicas").unwrap_or_default().to_string())];
 const REPLICA_LABELS: &[&str] = &["metadata.name", "metadata.namespace", "status.replicas"];
 
-const WORKLOAD: Rules = Rules { group: "apps", generation: true, status: true, ..Rules::GENERIC };
+const WORKLOAD: Rules =
+    Rules { group: "apps", generation: true, status: true, gated: gated::TEMPLATE, ..Rules::GENERIC };
 
 pub(crate) const RULES: &[Rules] = &[
     Rules {
@@ -86,6 +88,7 @@ pub(crate) const RULES: &[Rules] = &[
     Rules {
         resource: "statefulsets",
         kind: "StatefulSet",
+        gated: &[("spec.template.spec", gated::POD_SPEC), ("spec", &["updateStrategy.rollingUpdate.maxUnavailable"])],
         name: super::metadata::NameRule::Label,
         defaults: stateful_set,
         prepare_create: |obj, _| set_status(obj, json!({"replicas": 0, "availableReplicas": 0})),

@@ -45,6 +45,7 @@ pub(crate) const RULES: &[Rules] = &[
     Rules {
         resource: "limitranges",
         kind: "LimitRange",
+        create_on_update: true,
         defaults: limit_range_defaults,
         validate: limit_range,
         validate_update: |new, _, _, errs| limit_range(new, errs),
@@ -54,6 +55,55 @@ pub(crate) const RULES: &[Rules] = &[
     },
 ];
 
+/// Resources without a domain that a quota may name.
+const STANDARD: [&str; 19] = [
+    "configmaps",
+    "cpu",
+    "ephemeral-storage",
+    "limits.cpu",
+    "limits.ephemeral-storage",
+    "limits.memory",
+    "memory",
+    "persistentvolumeclaims",
+    "pods",
+    "replicationcontrollers",
+    "requests.cpu",
+    "requests.ephemeral-storage",
+    "requests.memory",
+    "requests.storage",
+    "resourcequotas",
+    "secrets",
+    "services",
+    "services.loadbalancers",
+    "services.nodeports",
+];
+/// Those of them that are counted in whole numbers.
+const COUNTED: [&str; 9] = [
+    "configmaps",
+    "persistentvolumeclaims",
+    "pods",
+    "replicationcontrollers",
+    "resourcequotas",
+    "secrets",
+    "services",
+    "services.loadbalancers",
+    "services.nodeports",
+];
+const OF_PODS: [&str; 7] = ["cpu", "limits.cpu", "limits.memory", "memory", "pods", "requests.cpu", "requests.memory"];
+const SCOPES: [&str; 7] = [
+    "Terminating",
+    "NotTerminating",
+    "BestEffort",
+    "NotBestEffort",
+    "PriorityClass",
+    "CrossNamespacePodAffinity",
+    "VolumeAttributesClass",
+];
+
+fn is_standard(resource: &str) -> bool {
+    STANDARD.contains(&resource) || resource.starts_with("hugepages-") || resource.starts_with("requests.hugepages-")
+}
+
 /// A non-negative amount of every resource of a list; counts are whole.
 fn amounts(obj: &Value, at: &str, errs: &mut ErrorList) {
     let root = Path::root(at);
@@ -62,51 +112,88 @@ fn amounts(obj: &Value, at: &str, errs: &mut ErrorList) {
         for complaint in names::label_key(resource) {
             errs.invalid(&path, resource, complaint);
         }
+        if !resource.contains('/') && !is_standard(resource) {
+            errs.invalid(&path, resource, "must be a standard resource for quota");
+        }
         let Some(amount) = Quantity::parse(text) else { continue };
         if amount.sign() < 0 {
             errs.invalid(&path, text, "must be greater than or equal to 0");
         }
-        let is_count = resource.starts_with("count/")
-            || matches!(
-                resource,
-                "pods"
-                    | "services"
-                    | "secrets"
-                    | "configmaps"
-                    | "replicationcontrollers"
-                    | "resourcequotas"
-                    | "persistentvolumeclaims"
-                    | "services.nodeports"
-                    | "services.loadbalancers"
-            );
-        if is_count && !amount.is_whole() {
+        if (COUNTED.contains(&resource) || names::is_extended_resource(resource)) && !amount.is_whole() {
             errs.invalid(&path, text, "must be an integer");
         }
     }
 }
 
 fn quota(obj: &Value, errs: &mut ErrorList) {
-    const SCOPES: [&str; 7] = [
-        "Terminating",
-        "NotTerminating",
-        "BestEffort",
-        "NotBestEffort",
-        "PriorityClass",
-        "CrossNamespacePodAffinity",
-        "VolumeAttributesClass",
-    ];
     amounts(obj, "spec.hard", errs);
-    let scopes = list_at(obj, "spec.scopes");
     let path = Path::root("spec.scopes");
+    let scopes = list_at(obj, "spec.scopes");
     for scope in scopes.iter().filter_map(Value::as_str) {
         if !SCOPES.contains(&scope) {
-            errs.invalid(&path, scope, "unsupported scope");
+            errs.invalid(&path, scopes.to_vec(), "unsupported scope");
+        }
+        for _ in unsuited(obj, scope) {
+            errs.invalid(&path, scopes.to_vec(), "unsupported scope applied to resource");
         }
     }
-    let has = |scope: &str| scopes.iter().any(|s| s == scope);
-    if (has("BestEffort") && has("NotBestEffort")) || (has("Terminating") && has("NotTerminating")) {
-        errs.invalid(&path, scopes.to_vec(), "conflicting scopes");
+    conflicting(scopes.iter().filter_map(Value::as_str), scopes, errs);
+    scope_selector(obj, errs);
+}
+
+/// Resources of the quota that a scope says nothing about.
+fn unsuited<'a>(obj: &'a Value, scope: &'a str) -> impl Iterator<Item = &'a str> {
+    let suits = move |resource: &str| match scope {
+        "BestEffort" => resource == "pods",
+        "VolumeAttributesClass" => matches!(resource, "persistentvolumeclaims" | "requests.storage"),
+        scope if SCOPES.contains(&scope) => OF_PODS.contains(&resource),
+        _ => true,
+    };
+    strings_at(obj, "spec.hard").map(|(resource, _)| resource).filter(move |r| is_standard(r) && !suits(r))
+}
+
+fn conflicting<'a>(named: impl Iterator<Item = &'a str>, scopes: &[Value], errs: &mut ErrorList) {
+    let named: Vec<&str> = named.collect();
+    for (one, other) in [("BestEffort", "NotBestEffort"), ("Terminating", "NotTerminating")] {
+        if named.contains(&one) && named.contains(&other) {
+            errs.invalid(&Path::root("spec.scopes"), scopes.to_vec(), "conflicting scopes");
+        }
     }
+}
+
+fn scope_selector(obj: &Value, errs: &mut ErrorList) {
+    let path = Path::root("spec.scopeSelector.matchExpressions");
+    let requirements = list_at(obj, "spec.scopeSelector.matchExpressions");
+    for requirement in requirements {
+        let (scope, operator) = (str_at(requirement, "scopeName"), str_at(requirement, "operator"));
+        if !SCOPES.contains(&scope) {
+            errs.invalid(&path.child("scopeName"), scope, "unsupported scope");
+        }
+        for _ in unsuited(obj, scope) {
+            let selector = at(obj, "spec.scopeSelector").cloned().unwrap_or_default();
+            errs.invalid(&path, selector, "unsupported scope applied to resource");
+        }
+        let valued = matches!(scope, "PriorityClass" | "VolumeAttributesClass");
+        if SCOPES.contains(&scope) && !valued && operator != "Exists" {
+            let text = "must be 'Exists' when scope is any of ResourceQuotaScopeTerminating, ResourceQuotaScopeNotTerminating, ResourceQuotaScopeBestEffort, ResourceQuotaScopeNotBestEffort or ResourceQuotaScopeCrossNamespacePodAffinity";
+            errs.invalid(&path.child("operator"), operator, text);
+        }
+        let values = list_at(requirement, "values");
+        match operator {
+            "In" | "NotIn" if values.is_empty() => errs.required(
+                &path.child("values"),
+                "must be at least one value when `operator` is 'In' or 'NotIn' for scope selector",
+            ),
+            "Exists" | "DoesNotExist" if !values.is_empty() => errs.invalid(
+                &path.child("values"),
+                values.to_vec(),
+                "must be no value when `operator` is 'Exist' or 'DoesNotExist' for scope selector",
+            ),
+            "In" | "NotIn" | "Exists" | "DoesNotExist" => {}
+            other => errs.invalid(&path.child("operator"), other, "not a valid selector operator"),
+        }
+    }
+    conflicting(requirements.iter().map(|r| str_at(r, "scopeName")), list_at(obj, "spec.scopes"), errs);
 }
 
 fn quota_row(obj: &Value, now: Timestamp) -> Row {
@@ -199,4 +286,34 @@ fn limit_range(obj: &Value, errs: &mut ErrorList) {
         seen.push(text);
         new
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn quotas_name_known_resources_and_scopes() {
+        let complaints = |spec: Value| {
+            let mut errs = ErrorList::new();
+            quota(&json!({"spec": spec}), &mut errs);
+            errs.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        let good = json!({"hard": {"pods": "5", "count/jobs.batch": "2", "requests.nvidia.com/gpu": "1", "hugepages-2Mi": "1Gi"}});
+        assert_eq!(complaints(good), Vec::<String>::new());
+        let bad = json!({"hard": {"apples": "1", "pods": "1500m", "cpu": "-1"}, "scopes": ["BestEffort"],
+            "scopeSelector": {"matchExpressions": [{"scopeName": "PriorityClass", "operator": "In"}]}});
+        assert_eq!(
+            complaints(bad),
+            [
+                "spec.hard[apples]: Invalid value: \"apples\": must be a standard resource for quota",
+                "spec.hard[cpu]: Invalid value: \"-1\": must be greater than or equal to 0",
+                "spec.hard[pods]: Invalid value: \"1500m\": must be an integer",
+                "spec.scopes: Invalid value: [\"BestEffort\"]: unsupported scope applied to resource",
+                "spec.scopeSelector.matchExpressions.values: Required value: must be at least one value when `operator` is 'In' or 'NotIn' for scope selector",
+            ]
+        );
+    }
 }

@@ -7,10 +7,12 @@ use crate::resources::{
     checks,
     field::{ErrorList, Path},
     metadata,
+    pod::scheduling,
     quantity::{self, Quantity},
     rules::Rules,
     table::{AGE, Column, NAME, Row, age, name, text, wide},
-    value::{at, existing, is_set, list_at, member, same, set, set_default, set_if_zero, str_at},
+    value::{at, existing, is_set, list_at, member, remove, same, same_at, set, set_default, set_if_zero, str_at},
+    volume_sources,
 };
 
 const MODES: [&str; 4] = ["ReadOnlyMany", "ReadWriteMany", "ReadWriteOnce", "ReadWriteOncePod"];
@@ -22,18 +24,22 @@ pub(crate) const RULES: &[Rules] = &[
         namespaced: false,
         status: true,
         defaults: volume_defaults,
-        prepare_create: |obj, _| set(obj, "status", json!({"phase": "Pending"})),
-        validate: volume,
-        validate_update: |new, old, sub, errs| {
-            if sub.is_none() {
-                volume(new, errs);
-                for field in ["spec.volumeMode", "spec.nodeAffinity"] {
-                    if is_set(old, field) {
-                        checks::immutable(new, old, field, errs);
-                    }
+        prepare_create: |obj, ctx| {
+            set(obj, "status", json!({"phase": "Pending", "lastPhaseTransitionTime": metadata::time(ctx.now)}));
+        },
+        prepare_update: |new, old, sub, ctx| {
+            if sub == Some("status")
+                && !same_at(new, old, "status.phase")
+                && let Some(status) = member(new, "status")
+            {
+                set_default(status, "lastPhaseTransitionTime", metadata::time(ctx.now));
+                if same_at(status, old.get("status").unwrap_or(&Value::Null), "lastPhaseTransitionTime") {
+                    set(status, "lastPhaseTransitionTime", metadata::time(ctx.now));
                 }
             }
         },
+        validate: volume,
+        validate_update: volume_update,
         fields: &[("name", |obj| str_at(obj, "metadata.name").to_string())],
         field_labels: &["metadata.name", "name"],
         columns: VOLUME_COLUMNS,
@@ -45,7 +51,12 @@ pub(crate) const RULES: &[Rules] = &[
         kind: "PersistentVolumeClaim",
         status: true,
         defaults: claim_defaults,
-        prepare_create: |obj, _| set(obj, "status", json!({"phase": "Pending"})),
+        prepare_create: |obj, _| {
+            set(obj, "status", json!({"phase": "Pending"}));
+            if let Some(spec) = member(obj, "spec") {
+                data_sources(spec);
+            }
+        },
         validate: |obj, errs| validate_claim_spec(at(obj, "spec").unwrap_or(&Value::Null), &Path::root("spec"), errs),
         validate_update: claim_update,
         fields: &[("name", |obj| str_at(obj, "metadata.name").to_string())],
@@ -55,6 +66,38 @@ pub(crate) const RULES: &[Rules] = &[
         ..Rules::GENERIC
     },
 ];
+
+/// `dataSource` and `dataSourceRef` say the same, whichever was given. Sources in other namespaces are behind a gate that is off.
+fn data_sources(spec: &mut Value) {
+    if !str_at(spec, "dataSourceRef.namespace").is_empty() {
+        remove(spec, "dataSourceRef");
+    }
+    match (at(spec, "dataSource").cloned(), at(spec, "dataSourceRef").cloned()) {
+        (Some(source), None) => set(spec, "dataSourceRef", source),
+        (None, Some(source)) if matches!(str_at(&source, "kind"), "PersistentVolumeClaim" | "VolumeSnapshot") => {
+            set(spec, "dataSource", source);
+        }
+        _ => {}
+    }
+}
+
+fn data_source(spec: &Value, field: &str, path: &Path<'_>, errs: &mut ErrorList) {
+    let Some(source) = at(spec, field) else { return };
+    let path = path.child(field);
+    for field in ["name", "kind"] {
+        if str_at(source, field).is_empty() {
+            errs.required(&path.child(field), "");
+        }
+    }
+    let (group, kind) = (str_at(source, "apiGroup"), str_at(source, "kind"));
+    if group.is_empty() && !matches!(kind, "PersistentVolumeClaim" | "") {
+        let text = "must be 'PersistentVolumeClaim' when referencing the default apiGroup";
+        errs.invalid(&path, kind, text);
+    }
+    if !group.is_empty() {
+        checks::subdomain(group, &path.child("apiGroup"), errs);
+    }
+}
 
 fn volume_defaults(obj: &mut Value) {
     if let Some(spec) = member(obj, "spec") {
@@ -82,11 +125,11 @@ pub(crate) fn claim_defaults(obj: &mut Value) {
     }
 }
 
-fn access_modes(spec: &Value, path: &Path<'_>, errs: &mut ErrorList) {
+fn access_modes(spec: &Value, missing: &str, path: &Path<'_>, errs: &mut ErrorList) {
     let modes = list_at(spec, "accessModes");
     let path = path.child("accessModes");
     if modes.is_empty() {
-        errs.required(&path, "at least 1 access mode is required");
+        errs.required(&path, missing);
     }
     for mode in modes.iter().filter_map(Value::as_str) {
         if !MODES.contains(&mode) {
@@ -123,7 +166,7 @@ fn volume(obj: &Value, errs: &mut ErrorList) {
     let path = Path::root("spec");
     let nothing = Value::Null;
     let spec = at(obj, "spec").unwrap_or(&nothing);
-    access_modes(spec, &path, errs);
+    access_modes(spec, "", &path, errs);
     let capacity_path = path.child("capacity");
     match spec.get("capacity").filter(|c| c.as_object().is_some_and(|c| !c.is_empty())) {
         None => errs.required(&capacity_path, ""),
@@ -140,9 +183,13 @@ fn volume(obj: &Value, errs: &mut ErrorList) {
         errs.not_supported(&path.child("persistentVolumeReclaimPolicy"), policy, &["Delete", "Recycle", "Retain"]);
     }
     let sources = source_names(spec);
+    if let Some(affinity) = at(spec, "nodeAffinity") {
+        volume_affinity(affinity, &path.child("nodeAffinity"), errs);
+    }
     match sources.as_slice() {
         [] => errs.required(&path, "must specify a volume type"),
-        [_, extra @ ..] => {
+        [first, extra @ ..] => {
+            volume_sources::validate(first, &spec[*first], true, &path.child(first), errs);
             extra.iter().for_each(|name| errs.forbidden(&path.child(name), "may not specify more than 1 volume type"));
         }
     }
@@ -156,9 +203,48 @@ fn volume(obj: &Value, errs: &mut ErrorList) {
     }
 }
 
+fn volume_affinity(affinity: &Value, path: &Path<'_>, errs: &mut ErrorList) {
+    match at(affinity, "required") {
+        Some(selector) => scheduling::node_selector(selector, &path.child("required"), errs),
+        None => errs.required(&path.child("required"), "must specify required node constraints"),
+    }
+}
+
+/// What of a volume never changes: its source (a secret for expansion may be added), mode and nodes.
+fn volume_update(new: &Value, old: &Value, sub: Option<&str>, errs: &mut ErrorList) {
+    if sub == Some("status") {
+        return;
+    }
+    volume(new, errs);
+    let source = |obj: &Value| {
+        let spec = at(obj, "spec").cloned().unwrap_or_default();
+        let names: Vec<String> = source_names(&spec).into_iter().map(str::to_owned).collect();
+        names.into_iter().map(|name| (name.clone(), spec[&name].clone())).collect::<serde_json::Map<_, _>>()
+    };
+    let (mut now, was) = (source(new), source(old));
+    let secret = "controllerExpandSecretRef";
+    if was.get("csi").is_some_and(|csi| at(csi, secret).is_none())
+        && let Some(csi) = now.get_mut("csi").and_then(Value::as_object_mut)
+    {
+        csi.remove(secret);
+    }
+    if !same(Some(&now.into()), Some(&was.into())) {
+        let text = "spec.persistentvolumesource is immutable after creation";
+        errs.forbidden(&Path::root("spec.persistentvolumesource"), text);
+    }
+    metadata::immutable(new, old, "spec.volumeMode", &Path::root("volumeMode"), errs);
+    if at(old, "spec.nodeAffinity").is_some() {
+        metadata::immutable(new, old, "spec.nodeAffinity", &Path::root("nodeAffinity"), errs);
+    }
+    let class = "spec.volumeAttributesClassName";
+    if at(old, class).is_some() && at(new, class).is_none() {
+        errs.forbidden(&Path::root(class), "update from non-nil value to nil is forbidden");
+    }
+}
+
 /// Rules of a claim's spec.
 pub(crate) fn validate_claim_spec(spec: &Value, path: &Path<'_>, errs: &mut ErrorList) {
-    access_modes(spec, path, errs);
+    access_modes(spec, "at least 1 access mode is required", path, errs);
     if let Some(selector) = at(spec, "selector") {
         checks::label_selector(selector, &path.child("selector"), errs);
     }
@@ -177,6 +263,15 @@ pub(crate) fn validate_claim_spec(spec: &Value, path: &Path<'_>, errs: &mut Erro
     let mode = str_at(spec, "volumeMode");
     if !mode.is_empty() && !matches!(mode, "Block" | "Filesystem") {
         errs.not_supported(&path.child("volumeMode"), mode, &["Block", "Filesystem"]);
+    }
+    for field in ["dataSource", "dataSourceRef"] {
+        data_source(spec, field, path, errs);
+    }
+    let sources = (at(spec, "dataSource"), at(spec, "dataSourceRef"));
+    if let (Some(source), Some(reference)) = sources
+        && !["apiGroup", "kind", "name"].iter().all(|f| same_at(source, reference, f))
+    {
+        errs.invalid(path, path.to_string(), "must match dataSourceRef");
     }
 }
 

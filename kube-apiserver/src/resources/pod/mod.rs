@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
+use super::gated;
 use super::{
     Ctx, Deletion,
     field::{ErrorList, Path},
@@ -12,13 +13,13 @@ use super::{
     value::{at, bool_at, each, existing, int_at, keep_old, list_at, map_at, member, remove, set, str_at, strings_at},
 };
 
-mod containers;
+pub(crate) mod containers;
 pub(crate) mod defaults;
 mod env;
 mod network;
 mod probes;
 pub(crate) mod qos;
-mod scheduling;
+pub(crate) mod scheduling;
 mod security;
 pub(crate) mod status;
 pub(crate) mod table;
@@ -26,11 +27,13 @@ pub(crate) mod template;
 pub(crate) mod update;
 pub(crate) mod validate;
 mod volumes;
+mod whole;
 
 pub(crate) const RULES: &[Rules] = &[
     Rules {
         resource: "pods",
         kind: "Pod",
+        gated: &[("spec", gated::POD_SPEC)],
         generation: true,
         defaults: defaults::pod,
         prepare_create,
@@ -69,6 +72,7 @@ pub(crate) const RULES: &[Rules] = &[
     Rules {
         resource: "podtemplates",
         kind: "PodTemplate",
+        gated: &[("template.spec", gated::POD_SPEC)],
         generation: true,
         defaults: |obj| defaults::template(obj, "template"),
         validate: |obj, errs| template::validate(obj, "template", &Path::root("template"), errs),

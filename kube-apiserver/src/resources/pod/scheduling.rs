@@ -40,17 +40,21 @@ fn weight(holder: &Value, path: &Path<'_>, errs: &mut ErrorList) {
     }
 }
 
+/// A `NodeSelector`.
+pub(crate) fn node_selector(selector: &Value, path: &Path<'_>, errs: &mut ErrorList) {
+    let root = path.child("nodeSelectorTerms");
+    let terms = list_at(selector, "nodeSelectorTerms");
+    if terms.is_empty() {
+        errs.required(&root, "must have at least one node selector term");
+    }
+    for (i, term) in terms.iter().enumerate() {
+        node_term(term, true, &root.index(i), errs);
+    }
+}
+
 fn node_affinity(node: &Value, path: &Path<'_>, errs: &mut ErrorList) {
     if let Some(selector) = at(node, REQUIRED) {
-        let required = path.child(REQUIRED);
-        let root = required.child("nodeSelectorTerms");
-        let terms = list_at(selector, "nodeSelectorTerms");
-        if terms.is_empty() {
-            errs.required(&root, "must have at least one node selector term");
-        }
-        for (i, term) in terms.iter().enumerate() {
-            node_term(term, true, &root.index(i), errs);
-        }
+        node_selector(selector, &path.child(REQUIRED), errs);
     }
     let root = path.child(PREFERRED);
     for (i, preferred) in list_at(node, PREFERRED).iter().enumerate() {

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::{containers, network, scheduling, security, volumes};
+use super::{containers, network, scheduling, security, volumes, whole};
 use crate::resources::{
     checks,
     field::{ErrorList, Path},
@@ -60,6 +60,7 @@ pub(crate) fn pod_and_spec(pod: &Value, errs: &mut ErrorList) {
     let path = Path::root("spec");
     let nothing = Value::Null;
     let spec = at(pod, "spec").unwrap_or(&nothing);
+    whole::annotations(pod, errs);
     pod_spec(spec, Some(str_at(pod, "metadata.name")), &path, errs);
     if !is_set(spec, "serviceAccountName") {
         let volumes_path = path.child("volumes");
@@ -95,8 +96,15 @@ pub(crate) fn pod_spec(spec: &Value, pod_name: Option<&str>, path: &Path<'_>, er
     containers::regular(&scope, &path.child("containers"), errs);
     containers::init(&scope, &path.child("initContainers"), errs);
     containers::ephemeral(&scope, &path.child("ephemeralContainers"), errs);
-    if let Some(resources) = at(spec, "resources") {
-        containers::requirements(resources, true, &path.child("resources"), errs);
+    match at(spec, "resources") {
+        Some(_) if str_at(spec, "os.name") == "windows" => {
+            errs.forbidden(&path.child("resources"), "may not be set for a windows pod");
+        }
+        Some(resources) => {
+            containers::requirements(resources, true, &path.child("resources"), errs);
+            whole::resources(spec, path, errs);
+        }
+        None => {}
     }
     network::host_ports(&scope, path, errs);
     checks::one_of(
@@ -111,6 +119,7 @@ pub(crate) fn pod_spec(spec: &Value, pod_name: Option<&str>, path: &Path<'_>, er
     scheduling::affinity(spec, &path.child("affinity"), errs);
     gates(spec, path, errs);
     scheduling::spread(spec, &path.child("topologySpreadConstraints"), errs);
+    whole::host_process(&scope, path, errs);
     security::host_users(&scope, path, errs);
     network::host_names(spec, path, errs);
     references(spec, path, errs);
@@ -128,6 +137,7 @@ pub(crate) fn pod_spec(spec: &Value, pod_name: Option<&str>, path: &Path<'_>, er
         containers::resource_amount(name, text, false, &overhead_path.key(name), errs);
     }
     os(spec, path, errs);
+    whole::file_keys(spec, path, errs);
 }
 
 fn gates(spec: &Value, path: &Path<'_>, errs: &mut ErrorList) {

@@ -4,17 +4,15 @@ use serde_json::Value;
 
 use super::{
     env::{VOLUME_FIELDS, field_ref, resource_field_ref},
-    validate::{Scope, descending_path, mode, no_backsteps, projected_path},
+    validate::{Scope, mode, projected_path},
 };
 use crate::resources::{
     checks,
     field::{ErrorList, Path},
     quantity::Quantity,
     value::{at, int_at, list_at, str_at},
+    volume_sources,
 };
-
-const HOST_PATH_TYPES: [&str; 8] =
-    ["", "BlockDevice", "CharDevice", "Directory", "DirectoryOrCreate", "File", "FileOrCreate", "Socket"];
 
 /// All volumes; returns the names of those that containers may mount.
 pub(crate) fn validate<'a>(scope: &Scope<'a>, root: &Path<'_>, errs: &mut ErrorList) -> Vec<&'a str> {
@@ -79,7 +77,6 @@ fn one_source(scope: &Scope<'_>, kind: &str, source: &Value, path: &Path<'_>, er
         "emptyDir" if at(source, "sizeLimit").and_then(Quantity::of).is_some_and(|limit| limit.sign() < 0) => {
             errs.forbidden(&path.child("sizeLimit"), "SizeLimit field must be a valid resource quantity");
         }
-        "hostPath" => host_path(source, path, errs),
         "secret" | "configMap" => {
             require(if kind == "secret" { "secretName" } else { "name" });
             mode(source, "defaultMode", path, errs);
@@ -92,19 +89,6 @@ fn one_source(scope: &Scope<'_>, kind: &str, source: &Value, path: &Path<'_>, er
             }
         }
         "projected" => projected(source, path, errs),
-        "persistentVolumeClaim" => require("claimName"),
-        "nfs" => {
-            require("server");
-            require("path");
-            let value = str_at(source, "path");
-            if !value.is_empty() && !value.starts_with('/') {
-                errs.invalid(&path.child("path"), value, "must be an absolute path");
-            }
-        }
-        "csi" => match str_at(source, "driver") {
-            "" => errs.required(&path.child("driver"), ""),
-            driver => checks::subdomain(&driver.to_lowercase(), &path.child("driver"), errs),
-        },
         "ephemeral" => match at(source, "volumeClaimTemplate") {
             None => errs.required(&path.child("volumeClaimTemplate"), ""),
             Some(template) => crate::resources::core::validate_claim_spec(
@@ -120,24 +104,7 @@ fn one_source(scope: &Scope<'_>, kind: &str, source: &Value, path: &Path<'_>, er
             let policy = str_at(source, "pullPolicy");
             checks::one_of(policy, &["Always", "IfNotPresent", "Never"], &path.child("pullPolicy"), errs);
         }
-        "gitRepo" => {
-            require("repository");
-            descending_path(str_at(source, "directory"), &path.child("directory"), errs);
-        }
-        _ => {}
-    }
-}
-
-fn host_path(source: &Value, path: &Path<'_>, errs: &mut ErrorList) {
-    let value = str_at(source, "path");
-    if value.is_empty() {
-        errs.required(&path.child("path"), "");
-        return;
-    }
-    no_backsteps(value, &path.child("path"), errs);
-    let kind = str_at(source, "type");
-    if !HOST_PATH_TYPES.contains(&kind) {
-        errs.not_supported(&path.child("type"), kind, &HOST_PATH_TYPES);
+        other => volume_sources::validate(other, source, false, path, errs),
     }
 }
 
