@@ -1,5 +1,6 @@
 //! Neighbours that go away and come back, and the kubelet itself.
 
+use kube::api::{Patch, PatchParams};
 use serde_json::json;
 
 use crate::support::{Node, Script, eventually, free_port, http_get};
@@ -98,4 +99,21 @@ async fn pods_go_on_without_the_api_server() {
     node.api_server.start().await;
     node.wait_for_pod("web", "/status/containerStatuses/0/restartCount", 1).await;
     node.wait_for_pod_ready("web", "True").await;
+}
+
+/// The node lifecycle controller does so to pods of a silent node.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_that_others_made_unready_is_ready_again() {
+    let node = Node::start().await;
+    let manifest = "apiVersion: v1\nkind: Pod\nmetadata: {name: own}\nspec: {containers: [{name: side, image: 'example.com/app:1'}]}\n";
+    std::fs::write(node.path("manifests/own.yaml"), manifest).unwrap();
+    node.run("web", json!({"containers": [{"name": "main"}]})).await;
+    for pod in ["web", "own-n1"] {
+        node.wait_for_pod_ready(pod, "True").await;
+        let patch = json!({"status": {"conditions": [{"type": "Ready", "status": "False"}]}});
+        let written = node.pods().patch_status(pod, &PatchParams::default(), &Patch::Strategic(patch)).await.unwrap();
+        let conditions = written.status.unwrap().conditions.unwrap();
+        assert!(conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "False"));
+        node.wait_for_pod_ready(pod, "True").await;
+    }
 }
