@@ -6,6 +6,9 @@ mod cgroups;
 pub mod config;
 mod events;
 mod eviction;
+#[cfg(any(test, feature = "fuzz"))]
+#[doc(hidden)]
+pub mod fuzz;
 mod health;
 mod images;
 pub mod node;

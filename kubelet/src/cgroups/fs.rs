@@ -135,6 +135,12 @@ fn parse(mounts: &str) -> Hierarchies {
     }
 }
 
+/// Reads a table of mounts.
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) fn parse_mounts(mounts: &str) {
+    let _ = parse(mounts);
+}
+
 /// Hands all controllers down, at once or, where one of them refuses (in use elsewhere, threaded), one by one.
 fn enable_controllers(path: &Path) {
     let available = std::fs::read_to_string(path.join("cgroup.controllers")).unwrap_or_default();

@@ -13,6 +13,8 @@ use crate::node::machine;
 use crate::runtime::resources::Qos;
 use fs::Hierarchies;
 pub(crate) use fs::Version;
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) use fs::parse_mounts;
 pub(crate) use limits::Limits;
 
 /// A failed cgroup operation.

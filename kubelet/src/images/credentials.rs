@@ -60,6 +60,19 @@ fn of_secret(secret: &Secret, image: &str) -> Vec<AuthConfig> {
     matching.into_iter().map(|(registry, entry)| auth(registry, entry)).collect()
 }
 
+/// Reads a secret's payload, as each kind that there is.
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) fn parse_secret(payload: &[u8]) {
+    let payload = k8s_openapi::ByteString(payload.to_vec());
+    for (kind, key) in
+        [("kubernetes.io/dockerconfigjson", ".dockerconfigjson"), ("kubernetes.io/dockercfg", ".dockercfg")]
+    {
+        let data = Some([(key.to_owned(), payload.clone())].into());
+        let secret = Secret { type_: Some(kind.into()), data, ..Secret::default() };
+        let _ = of_secret(&secret, "registry.example/app:1");
+    }
+}
+
 fn auth(registry: &str, entry: &Value) -> AuthConfig {
     let text = |key: &str| entry[key].as_str().unwrap_or_default().to_owned();
     let decoded = BASE64_STANDARD.decode(text("auth")).ok().and_then(|bytes| String::from_utf8(bytes).ok());

@@ -3,6 +3,9 @@
 mod credentials;
 pub(crate) mod gc;
 
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) use credentials::parse_secret;
+
 use std::time::{Duration, Instant};
 
 use k8s_cri::v1 as cri;

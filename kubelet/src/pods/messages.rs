@@ -66,7 +66,7 @@ fn tail(path: &Path) -> std::io::Result<String> {
     Ok(last_lines(&String::from_utf8_lossy(&bytes)))
 }
 
-fn last_lines(log: &str) -> String {
+pub(crate) fn last_lines(log: &str) -> String {
     let mut text = String::new();
     let lines: Vec<&str> = log.lines().collect();
     for line in lines.iter().skip(lines.len().saturating_sub(MAX_LOG_LINES)) {

@@ -121,7 +121,7 @@ fn read_file(file: &Path, node: &str) -> Result<Pod, String> {
 }
 
 /// Turns a manifest into a runnable pod with upstream's derived name, UID and annotations.
-fn decode(text: &str, origin: &str, node: &str) -> Result<Pod, String> {
+pub(crate) fn decode(text: &str, origin: &str, node: &str) -> Result<Pod, String> {
     let tree: serde_json::Value = serde_saphyr::from_str(text).map_err(|error| format!("not valid YAML: {error}"))?;
     let kind = (tree["apiVersion"].as_str(), tree["kind"].as_str());
     if kind != (Some("v1"), Some("Pod")) {

@@ -3,6 +3,8 @@
 
 mod attributes;
 mod auth;
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) mod fuzzing;
 mod handler;
 mod listen;
 mod lists;

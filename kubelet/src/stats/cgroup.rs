@@ -28,7 +28,7 @@ fn text(path: Option<PathBuf>) -> String {
 }
 
 /// `key value` lines.
-fn field(text: &str, key: &str) -> u64 {
+pub(crate) fn field(text: &str, key: &str) -> u64 {
     let line = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' '));
     line.and_then(|value| value.trim().parse().ok()).unwrap_or(0)
 }
@@ -53,7 +53,7 @@ pub(super) fn read(cgroups: &Cgroups, parts: &[String]) -> Usage {
         Version::V2 => {
             let stat = text(file("memory", "memory.stat"));
             Usage {
-                cpu_nanos: field(&text(file("cpu", "cpu.stat")), "usage_usec") * 1000,
+                cpu_nanos: field(&text(file("cpu", "cpu.stat")), "usage_usec").saturating_mul(1000),
                 memory_usage: number(file("memory", "memory.current")),
                 working_set: field(&stat, "inactive_file"),
                 rss: field(&stat, "anon"),

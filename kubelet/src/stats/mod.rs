@@ -15,6 +15,8 @@ use crate::pods::spec;
 use crate::runtime::{RuntimeError, labels, resources};
 use crate::shared::Kubelet;
 pub use cgroup::Usage;
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) use cgroup::field;
 
 /// Rates remembered for more cgroups than this are dropped.
 const MAX_RATES: usize = 4096;

@@ -21,7 +21,9 @@ fn field(line: &[u8]) -> Option<(&[u8], &[u8])> {
 /// Takes an entry apart; None when it is none.
 pub(super) fn parse(line: &[u8]) -> Option<Entry<'_>> {
     let (time, rest) = field(line)?;
-    let time = std::str::from_utf8(time).ok().filter(|time| time.len() >= 20 && time.as_bytes()[10] == b'T')?;
+    let time = std::str::from_utf8(time)
+        .ok()
+        .filter(|time| time.is_ascii() && time.len() >= 20 && time.as_bytes()[10] == b'T')?;
     let (stream, rest) = field(rest)?;
     let stream = match stream {
         b"stdout" => Stream::Stdout,

@@ -80,3 +80,19 @@ impl Liveness for Watched {
         }
     }
 }
+
+/// The wanted part of a whole file.
+#[cfg(any(test, feature = "fuzz"))]
+pub(super) fn show(file: &[u8], query: &Query) -> Vec<u8> {
+    let Ok(options) = LogOptions::parse(query, jiff::Timestamp::now()) else { return Vec::new() };
+    let mut writer = Writer::new(options);
+    let mut lines = file.split_inclusive(|byte| *byte == b'\n');
+    while lines.next().is_some_and(|line| writer.line(line) == line::Flow::More) {}
+    writer.out.to_vec()
+}
+
+/// Reads a query.
+#[cfg(any(test, feature = "fuzz"))]
+pub(super) fn check(query: &Query) {
+    let _ = LogOptions::parse(query, jiff::Timestamp::now());
+}
