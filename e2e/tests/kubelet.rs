@@ -75,3 +75,50 @@ fn grpc_probes_ask_the_named_service() -> Result<()> {
         Ok(())
     })
 }
+
+#[test]
+fn a_running_container_is_resized_in_its_cgroup() -> Result<()> {
+    let cluster = cluster()?;
+    let namespace = Namespace::create(&cluster, "e2e-resize")?;
+    namespace.apply(
+        "apiVersion: v1
+kind: Pod
+metadata: {name: web}
+spec:
+  terminationGracePeriodSeconds: 1
+  containers:
+  - name: main
+    image: docker.io/library/busybox:1.36
+    imagePullPolicy: IfNotPresent
+    command: [sleep, infinity]
+    resources: {requests: {cpu: 100m, memory: 32Mi}, limits: {cpu: 200m, memory: 64Mi}}
+",
+    )?;
+    namespace.kubectl(&["wait", "pod/web", "--for=condition=Ready", "--timeout=120s"])?;
+    // Inside the container its own cgroup is the root, on v1 by controller.
+    let limits = || {
+        let files = "cat /sys/fs/cgroup/cpu/cpu.shares /sys/fs/cgroup/cpu/cpu.cfs_quota_us /sys/fs/cgroup/memory/memory.limit_in_bytes \
+            2>/dev/null || cat /sys/fs/cgroup/cpu.max /sys/fs/cgroup/memory.max";
+        namespace.exec("web", &["sh", "-c", files])
+    };
+    let before = limits()?;
+    ensure!(before.contains("20000") && before.contains("67108864"), "{before}");
+    for (cpu, memory, quota, bytes) in [("400m", "128Mi", "40000", "134217728"), ("300m", "96Mi", "30000", "100663296")]
+    {
+        let patch = format!(
+            r#"{{"spec": {{"containers": [{{"name": "main", "resources": {{"limits": {{"cpu": "{cpu}", "memory": "{memory}"}}}}}}]}}}}"#
+        );
+        namespace.kubectl(&["patch", "pod", "web", "--subresource=resize", "-p", &patch])?;
+        eventually("the new limits in the container's cgroup", || {
+            let now = limits()?;
+            ensure!(now.contains(quota) && now.contains(bytes), "{now}");
+            Ok(())
+        })?;
+        eventually("the status to say so", || {
+            let status = namespace.field("pod/web", "{.status.containerStatuses[0].resources.limits.cpu} {.status.containerStatuses[0].restartCount} {.status.conditions[?(@.type=='PodResizeInProgress')].status}")?;
+            ensure!(status.trim() == format!("{cpu} 0"), "{status}");
+            Ok(())
+        })?;
+    }
+    Ok(())
+}

@@ -15,6 +15,7 @@ pub mod node;
 pub mod pods;
 mod probes;
 mod quantity;
+mod rotation;
 pub mod runtime;
 mod server;
 mod shared;

@@ -18,7 +18,7 @@ use crate::runtime::{Runtime, RuntimeInfo, pleg, resources};
 use crate::shared::Kubelet;
 use crate::volumes::objects::ObjectStore;
 use crate::volumes::tokens::Tokens;
-use crate::{eviction, health, images, quantity, server};
+use crate::{eviction, health, images, quantity, rotation, server};
 
 /// How long the runtime may take to come up.
 const RUNTIME_PATIENCE: Duration = Duration::from_secs(120);
@@ -26,6 +26,7 @@ const RUNTIME_PATIENCE: Duration = Duration::from_secs(120);
 /// Runs the kubelet until `shutdown`. Containers keep running afterwards.
 pub async fn run(options: Options, shutdown: CancellationToken) -> anyhow::Result<()> {
     let config = Config::complete(&options)?;
+    let rotation = rotation::Policy::new(&config.file)?;
     let cgroups = Arc::new(Cgroups::detect(&config.file).context("finding the mounted cgroup hierarchies")?);
     if cgroups.version() == Version::V1 && config.file.fail_cgroup_v1 {
         bail!(
@@ -48,6 +49,9 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> anyhow::Resul
     kubelet.events.node(false, "Starting", "Starting kubelet.");
     let health_port = health::bind(&kubelet).await?;
     let tasks = spawn(&kubelet, &shutdown);
+    if let Some(policy) = rotation {
+        tasks.spawn(rotation::run(kubelet.clone(), policy, shutdown.clone()));
+    }
     if let Some(listener) = health_port {
         tasks.spawn(health::serve(kubelet.clone(), listener, shutdown.clone()));
     }

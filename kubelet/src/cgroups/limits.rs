@@ -20,6 +20,19 @@ pub(crate) struct Limits {
     pub(crate) huge_pages: BTreeMap<i64, Option<i64>>,
 }
 
+impl Limits {
+    /// Of each bound the wider one; a bound that only one of them has is left as the kernel has it.
+    pub(crate) fn or_wider(self, other: &Self) -> Self {
+        let wider = |one: Option<i64>, other: Option<i64>| one.zip(other).map(|(one, other)| one.max(other));
+        Self {
+            cpu_shares: wider(self.cpu_shares, other.cpu_shares),
+            cpu_quota: self.cpu_quota.zip(other.cpu_quota).map(|(one, other)| one.max(other)),
+            memory: wider(self.memory, other.memory),
+            ..self
+        }
+    }
+}
+
 /// What a pod's cgroup is limited to. A quota or memory limit holds only when every container has one; huge pages that were not
 /// asked for may not be used at all.
 pub(crate) fn pod(spec: &PodSpec, qos: Qos, period_us: i64, cfs_quota: bool, page_sizes: &[i64]) -> Limits {

@@ -53,7 +53,10 @@ mod tests {
             let mut pod =
                 Pod { spec: Some(PodSpec { priority: Some(priority), ..Default::default() }), ..Default::default() };
             pod.metadata.uid = Some(uid.into());
-            PodRecord { pod: Arc::new(pod), status: Arc::default() }
+            {
+                let pod = Arc::new(pod);
+                PodRecord { allocated: pod.clone(), pod, status: Arc::default() }
+            }
         };
         let usage = HashMap::from([("a".to_owned(), 10), ("b".to_owned(), 99), ("c".to_owned(), 20)]);
         let pods = [record("a", 0), record("b", 1000), record("c", 0)];

@@ -2,7 +2,7 @@
 
 use k8s_openapi::api::core::v1::{Node, Pod, PodSpec};
 
-use super::spec;
+use super::{PodRecord, spec};
 use crate::runtime::resources::pod_total;
 use crate::shared::Kubelet;
 
@@ -43,39 +43,60 @@ fn sysctl_allowed(spec: &PodSpec, name: &str, allowed: &[String]) -> bool {
     !shares_host && (SAFE_SYSCTLS.contains(&name.as_str()) || listed)
 }
 
-/// Checks a pod that is new on this node.
-pub(crate) fn admit(kubelet: &Kubelet, pod: &Pod) -> Result<(), (String, String)> {
-    let others: Vec<_> = kubelet
-        .pods
-        .list()
-        .into_iter()
-        .filter(|record| spec::uid(&record.pod) != spec::uid(pod))
-        .filter(|record| !super::worker::is_over(&record.status))
-        .collect();
-    let used = |name: &str| -> i64 {
-        others.iter().filter_map(|record| record.pod.spec.as_ref()).map(|spec| pod_total(spec, name, false)).sum()
+/// (resource, allocatable, promised to other pods): `cpu` in thousandths, others in units.
+fn resources(kubelet: &Kubelet, others: &[PodRecord]) -> Vec<(&'static str, i64, i64)> {
+    let promised = |name: &str| -> i64 {
+        let specs = others.iter().filter_map(|record| record.allocated.spec.as_ref());
+        specs.map(|spec| pod_total(spec, name, false)).sum()
     };
     let allocatable = kubelet.node.allocatable();
-    let resources = ["cpu", "memory", "ephemeral-storage"]
-        .into_iter()
-        .map(|name| {
-            let have = if name == "cpu" {
-                crate::quantity::milli_of(Some(&allocatable), name)
-            } else {
-                crate::quantity::of(Some(&allocatable), name)
-            };
-            (name, have, used(name))
-        })
-        .collect();
+    let of = |name| match name {
+        "cpu" => crate::quantity::milli_of(Some(&allocatable), name),
+        _ => crate::quantity::of(Some(&allocatable), name),
+    };
+    ["cpu", "memory", "ephemeral-storage"].map(|name| (name, of(name), promised(name))).to_vec()
+}
+
+fn others(kubelet: &Kubelet, pod: &Pod) -> Vec<PodRecord> {
+    let mut records = kubelet.pods.list();
+    records.retain(|record| spec::uid(&record.pod) != spec::uid(pod) && !super::worker::is_over(&record.status));
+    records
+}
+
+/// Checks a pod that is new on this node.
+pub(crate) fn admit(kubelet: &Kubelet, pod: &Pod) -> Result<(), (String, String)> {
+    let others = others(kubelet, pod);
     let count = i64::try_from(others.len()).unwrap_or(i64::MAX);
     let node = kubelet.node.object();
     let capacity = Capacity {
-        resources,
+        resources: resources(kubelet, &others),
         pods: (kubelet.config.file.max_pods, count),
         node: node.as_deref(),
         allowed_sysctls: &kubelet.config.file.allowed_unsafe_sysctls,
     };
     check(pod, &capacity)
+}
+
+/// Whether a pod that is here already fits with the resources that it wishes for; else the reason, and a message.
+pub(crate) fn fits(kubelet: &Kubelet, pod: &Pod) -> Result<(), (&'static str, String)> {
+    room(pod, &resources(kubelet, &others(kubelet, pod)))
+}
+
+fn room(pod: &Pod, resources: &[(&str, i64, i64)]) -> Result<(), (&'static str, String)> {
+    let empty = PodSpec::default();
+    for (name, have, used) in resources {
+        let asked = pod_total(pod.spec.as_ref().unwrap_or(&empty), name, false);
+        if asked > *have {
+            let message = format!("Node didn't have enough capacity: {name}, requested: {asked}, capacity: {have}");
+            return Err(("Infeasible", message));
+        }
+        if asked > 0 && used + asked > *have {
+            let message =
+                format!("Node didn't have enough resource: {name}, requested: {asked}, used: {used}, capacity: {have}");
+            return Err(("Deferred", message));
+        }
+    }
+    Ok(())
 }
 
 fn check(pod: &Pod, capacity: &Capacity<'_>) -> Result<(), (String, String)> {
@@ -159,5 +180,8 @@ mod tests {
         assert_eq!(reason, "OutOfcpu");
         assert_eq!(message, "Node didn't have enough resource: cpu, requested: 600, used: 500, capacity: 1000");
         assert_eq!(check(&pod, &capacity(0, (1, 1))).expect_err("full").0, "OutOfpods");
+        assert_eq!(room(&pod, &[("cpu", 1000, 400)]), Ok(()));
+        assert_eq!(room(&pod, &[("cpu", 1000, 500)]).expect_err("later").0, "Deferred");
+        assert_eq!(room(&pod, &[("cpu", 500, 0)]).expect_err("never").0, "Infeasible");
     }
 }

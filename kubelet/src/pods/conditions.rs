@@ -4,13 +4,23 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, ContainerStatus, Pod, PodCondition, PodSpec, PodStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use super::spec;
+use super::{resize, spec};
 
 const OWNED: [&str; 5] = ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled"];
 
 /// The kubelet alone writes conditions of this type.
 pub(crate) fn is_owned(type_: &str) -> bool {
-    OWNED.contains(&type_)
+    OWNED.contains(&type_) || resize::is_condition(type_)
+}
+
+/// Puts the conditions of a resize in the place of those of before; of a resize that is over none stays.
+pub(crate) fn put_resize(conditions: &mut Vec<PodCondition>, resize: &[PodCondition], now: Timestamp) {
+    let before: Vec<PodCondition> = conditions.extract_if(.., |c| resize::is_condition(&c.type_)).collect();
+    for condition in resize {
+        let same = before.iter().find(|before| before.type_ == condition.type_ && before.reason == condition.reason);
+        let since = same.and_then(|same| same.last_transition_time.clone()).unwrap_or(Time(now));
+        conditions.push(PodCondition { last_transition_time: Some(since), ..condition.clone() });
+    }
 }
 
 struct Verdict {

@@ -16,6 +16,8 @@ pub(crate) struct Entry {
     pub(crate) mailbox: Mailbox,
     pod: RwLock<Arc<Pod>>,
     status: RwLock<Arc<PodStatus>>,
+    /// The pod with the resources that the node promised it.
+    allocated: RwLock<Arc<Pod>>,
 }
 
 #[derive(Default)]
@@ -37,6 +39,8 @@ pub struct PodRecord {
     pub pod: Arc<Pod>,
     /// What the kubelet says.
     pub status: Arc<PodStatus>,
+    /// The pod with the resources that the node promised it.
+    pub allocated: Arc<Pod>,
 }
 
 impl PodRecord {
@@ -159,6 +163,7 @@ impl PodManager {
             mailbox: Mailbox::new(pod.clone()),
             pod: RwLock::new(pod.clone()),
             status: RwLock::new(status),
+            allocated: RwLock::new(pod.clone()),
         });
         register.entries.insert(spec::uid(&pod).to_owned(), entry.clone());
         self.tasks.spawn(worker::run(kubelet, entry));
@@ -258,11 +263,19 @@ impl PodManager {
 
 impl Entry {
     fn record(&self) -> PodRecord {
-        PodRecord { pod: self.pod.read().clone(), status: self.status.read().clone() }
+        PodRecord {
+            pod: self.pod.read().clone(),
+            status: self.status.read().clone(),
+            allocated: self.allocated.read().clone(),
+        }
     }
 
     pub(crate) fn status(&self) -> Arc<PodStatus> {
         self.status.read().clone()
+    }
+
+    pub(crate) fn set_allocated(&self, pod: Arc<Pod>) {
+        *self.allocated.write() = pod;
     }
 
     pub(crate) fn set_status(&self, status: Arc<PodStatus>) {

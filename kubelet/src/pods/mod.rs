@@ -25,6 +25,7 @@ mod manager;
 pub(crate) mod messages;
 pub(crate) mod mirror;
 pub(crate) mod phase;
+pub(crate) mod resize;
 pub(crate) mod services;
 pub(crate) mod spec;
 mod start;

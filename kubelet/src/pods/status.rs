@@ -5,11 +5,12 @@ use std::collections::HashMap;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
     Container, ContainerState as ApiState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting,
-    ContainerStatus, HostIP, Pod, PodIP, PodSpec, PodStatus, VolumeMountStatus,
+    ContainerStatus, HostIP, Pod, PodCondition, PodIP, PodSpec, PodStatus, VolumeMountStatus,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::actions::{self, ProbeView};
+use super::resize::ByContainer;
 use super::{conditions, phase, spec};
 use crate::runtime::{ContainerState, ContainerView, PodRuntime, resources};
 
@@ -48,6 +49,10 @@ pub(crate) struct Input<'a> {
     /// No container runs any more and none will.
     pub(crate) terminal: bool,
     pub(crate) verdict: Option<&'a Verdict>,
+    /// Resources that containers were given, by name.
+    pub(crate) actuated: &'a ByContainer,
+    /// Conditions of a resize.
+    pub(crate) resize: Vec<PodCondition>,
     pub(crate) runtime_name: &'a str,
     pub(crate) now: Timestamp,
 }
@@ -102,7 +107,9 @@ pub(crate) fn generate(input: &Input<'_>) -> PodStatus {
     let all: Vec<ContainerStatus> = inits.iter().chain(&regular).cloned().collect();
     let needs_sandbox = actions::sandbox_changed(spec, input.runtime).is_some();
     let phase = status.phase.clone().unwrap_or_default();
-    status.conditions = Some(conditions::generate(input.pod, input.previous, &all, &phase, !needs_sandbox, input.now));
+    let mut conditions = conditions::generate(input.pod, input.previous, &all, &phase, !needs_sandbox, input.now);
+    conditions::put_resize(&mut conditions, &input.resize, input.now);
+    status.conditions = Some(conditions);
     status.init_container_statuses = (!inits.is_empty()).then_some(inits);
     status.container_statuses = Some(regular);
     status.ephemeral_container_statuses = (!ephemeral.is_empty()).then_some(ephemeral);
@@ -174,7 +181,7 @@ fn container_status(
         && let Some(resources) = &container.resources
     {
         status.allocated_resources = resources.requests.clone().filter(|requests| !requests.is_empty());
-        status.resources = Some(resources.clone());
+        status.resources = Some(input.actuated.get(&container.name).unwrap_or(resources).clone());
     }
     status
 }

@@ -227,7 +227,12 @@ fn changed_conditions(old: Option<&Value>, new: &Value) -> Value {
         }
         condition
     });
-    Value::Array(with_nulls.collect())
+    let gone = old
+        .iter()
+        .filter(owned)
+        .filter(|before| !new.as_array().into_iter().flatten().any(|condition| condition["type"] == before["type"]));
+    let gone = gone.map(|before| json!({"$patch": "delete", "type": before["type"]}));
+    Value::Array(with_nulls.chain(gone).collect())
 }
 
 #[cfg(test)]
@@ -246,6 +251,16 @@ mod tests {
                 "conditions": [{"type": "Ready", "status": "True", "reason": null}]}))
         );
         assert_eq!(difference(&new, &new), None);
+    }
+
+    #[test]
+    fn conditions_that_ended_are_taken_away() {
+        let condition = |type_: &str| json!({"type": type_, "status": "True"});
+        let old =
+            json!({"conditions": [condition("Ready"), condition("PodResizePending"), condition("example.com/x")]});
+        let new = json!({"conditions": [condition("Ready"), condition("example.com/x")]});
+        let gone = json!({"$patch": "delete", "type": "PodResizePending"});
+        assert_eq!(difference(&old, &new), Some(json!({"conditions": [gone]})));
     }
 
     #[test]

@@ -18,6 +18,9 @@ const START_RETRY: Duration = Duration::from_secs(10);
 /// Ceiling of the pause between attempts to set up volumes; a change of a referenced object cuts it short.
 const MOUNT_RETRY_MAX: Duration = Duration::from_secs(60);
 
+/// When to look again for room for a resize, or for one that failed.
+const RESIZE_RETRY: Duration = Duration::from_secs(10);
+
 /// What comes after a step.
 pub(super) enum Next {
     /// The pod has ended.
@@ -51,6 +54,8 @@ impl Worker {
             }
             self.admitted = true;
         }
+        self.promise_all(&runtime);
+        self.reconsider();
         if spec::is_static(&self.pod) {
             mirror::ensure(&kubelet, &self.pod).await;
         }
@@ -64,8 +69,15 @@ impl Worker {
             return Ok(Next::After(pause));
         }
         self.probes.sync(&self.pod, &runtime);
-        let actions = actions::compute(&self.pod, &runtime, &self.probes);
-        let idle = actions == Actions::default();
+        let resizing = self.before_resize().is_some();
+        let mut actions = actions::compute(&self.pod, &runtime, &self.probes);
+        if !actions.kill_pod {
+            self.actuate(&runtime, &mut actions).await;
+        }
+        if resizing && self.before_resize().is_none() {
+            self.ensure_cgroup()?;
+        }
+        let idle = actions == Actions::default() && !resizing;
         let mut pause = self.apply(actions, &runtime).await?;
         if !idle {
             let runtime = kubelet.runtime.pod(&self.uid).await?;
@@ -75,6 +87,9 @@ impl Worker {
                 return Ok(Next::Over);
             }
             self.collect_garbage(&runtime).await;
+        }
+        if self.resize_waits() || self.before_resize().is_some() {
+            pause = pause.min(RESIZE_RETRY);
         }
         if let Some(left) = deadline {
             pause = pause.min(left);
@@ -96,8 +111,7 @@ impl Worker {
     /// Cgroup, directories and volumes. Answers a pause when something is missing.
     async fn prepare(&mut self) -> Option<Duration> {
         let kubelet = self.kubelet.clone();
-        let qos = crate::runtime::resources::qos(self.pod.spec.as_ref()?);
-        if let Err(error) = kubelet.cgroups.ensure_pod(&self.pod, qos) {
+        if let Err(error) = self.ensure_cgroup() {
             let message = format!("unable to ensure pod container exists: {error}");
             kubelet.events.pod(&self.pod, true, "FailedCreatePodContainer", &message);
             return Some(RETRY);
@@ -121,6 +135,13 @@ impl Worker {
                 Some((RETRY * (1 << self.mount_failures) / 2).min(MOUNT_RETRY_MAX))
             }
         }
+    }
+
+    /// While containers have resources of before, the pod's bounds are the wider of both.
+    fn ensure_cgroup(&self) -> Result<(), crate::cgroups::CgroupError> {
+        let Some(spec) = &self.pod.spec else { return Ok(()) };
+        let qos = crate::runtime::resources::qos(spec);
+        self.kubelet.cgroups.ensure_pod(&self.pod, self.before_resize().as_deref(), qos)
     }
 
     async fn make_directories(&self) -> std::io::Result<()> {
@@ -199,6 +220,7 @@ impl Worker {
         }
         match self.start_container(container, sandbox, last).await {
             Ok(()) => {
+                self.note_started(container);
                 self.waiting.remove(&container.name);
                 None
             }
@@ -237,14 +259,19 @@ impl Worker {
         }
     }
 
-    /// Removes a dead container and its log.
+    /// Removes a dead container and its log, rotated parts too.
     pub(super) async fn remove_container(&self, view: &crate::runtime::ContainerView) {
         if let Err(error) = self.kubelet.runtime.remove_container(&view.id).await {
             tracing::debug!(container = view.id, %error, "removing a dead container failed");
             return;
         }
-        if !view.log_path.is_empty() {
-            let _ = tokio::fs::remove_file(&view.log_path).await;
+        if view.log_path.is_empty() {
+            return;
         }
+        let log = std::path::PathBuf::from(&view.log_path);
+        for rotated in crate::rotation::rotated(&log) {
+            let _ = tokio::fs::remove_file(log.with_file_name(rotated)).await;
+        }
+        let _ = tokio::fs::remove_file(log).await;
     }
 }

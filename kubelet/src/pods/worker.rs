@@ -16,6 +16,7 @@ use super::backoff::Backoff;
 use super::mailbox::Terminate;
 use super::manager::Entry;
 use super::messages::Messages;
+use super::resize::{Progress, Record};
 use super::status::{self, Verdict, Waiting};
 use super::{conditions, spec, status_manager};
 use crate::probes::Probes;
@@ -44,6 +45,10 @@ pub(super) struct Worker {
     /// Volumes that are set up, by name.
     pub(super) volumes: HashMap<String, Mounted>,
     pub(super) mount_failures: u32,
+    /// The pod as its source has it; `pod` has the resources that were promised instead.
+    pub(super) desired: Arc<Pod>,
+    pub(super) resources: Record,
+    pub(super) progress: Progress,
 }
 
 /// Runs a pod from its first sight until no source has it.
@@ -54,6 +59,9 @@ pub(super) async fn run(kubelet: Arc<Kubelet>, entry: Arc<Entry>) {
     let shutdown = kubelet.shutdown.clone();
     let worker = Worker {
         probes: Probes::new(kubelet.clone(), entry.clone(), &pod),
+        resources: Record::load(&kubelet.config.pod_dir(&uid)),
+        progress: Progress::default(),
+        desired: pod.clone(),
         kubelet,
         entry,
         pod,
@@ -89,7 +97,7 @@ impl Worker {
         let entry = self.entry.clone();
         loop {
             let mail = entry.mailbox.read();
-            self.pod = mail.pod;
+            self.take(mail.pod);
             if let Some(terminate) = mail.terminate {
                 return terminate;
             }
@@ -117,7 +125,7 @@ impl Worker {
         let mut wish = first;
         loop {
             let mail = entry.mailbox.read();
-            self.pod = mail.pod;
+            self.take(mail.pod);
             wish.grace = mail.terminate.and_then(|terminate| terminate.grace).or(wish.grace);
             if self.verdict.is_none() {
                 self.verdict = wish.verdict.clone();
@@ -159,7 +167,7 @@ impl Worker {
         let mut deleting = false;
         loop {
             let mail = entry.mailbox.read();
-            self.pod = mail.pod.clone();
+            self.take(mail.pod.clone());
             if mail.removed {
                 break;
             }
@@ -191,6 +199,8 @@ impl Worker {
             host_ips: &self.kubelet.node.host_ips(),
             terminal,
             verdict: self.verdict.as_ref(),
+            actuated: &self.resources.actuated,
+            resize: self.progress.conditions(),
             runtime_name: &self.kubelet.runtime_info.name,
             now: status_manager::now(),
         });

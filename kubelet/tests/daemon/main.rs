@@ -4,8 +4,10 @@
 
 mod images;
 mod lifecycle;
+mod logs;
 mod outages;
 mod registration;
+mod resize;
 mod start;
 mod static_pods;
 mod support;

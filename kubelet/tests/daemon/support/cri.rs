@@ -100,6 +100,13 @@ impl FakeRuntime {
         of_name.max_by_key(|container| container.created_at).map(|container| container.config.clone())
     }
 
+    /// The log file of the newest container of that name.
+    pub fn log(&self, name: &str) -> PathBuf {
+        let state = self.state.lock();
+        let of_name = state.containers.values().filter(|container| container.name() == name);
+        of_name.max_by_key(|container| container.created_at).map(|c| PathBuf::from(&c.log_path)).unwrap()
+    }
+
     /// Nothing is left.
     pub fn is_empty(&self) -> bool {
         let state = self.state.lock();
