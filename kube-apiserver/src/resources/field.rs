@@ -210,6 +210,11 @@ impl ErrorList {
         self.0.push(FieldError::new(ErrorKind::Invalid, path, Some(value.into()), detail));
     }
 
+    /// Values that do not fit together: none of them is shown.
+    pub fn invalid_shape(&mut self, path: &Path<'_>, detail: impl Into<String>) {
+        self.0.push(FieldError::new(ErrorKind::Invalid, path, None, detail));
+    }
+
     /// A missing value.
     pub fn required(&mut self, path: &Path<'_>, detail: impl Into<String>) {
         self.0.push(FieldError::new(ErrorKind::Required, path, None, detail));

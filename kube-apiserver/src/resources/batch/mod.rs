@@ -1,5 +1,9 @@
 //! Jobs and CronJobs.
 
+mod indexes;
+mod rules;
+mod status;
+
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
@@ -14,7 +18,8 @@ use super::{
         AGE, Column, NAME, Row, age, boolean, containers, human_duration, name, number, selector, since, text, wide,
     },
     value::{
-        at, bool_at, each, existing, int_at, is_set, list_at, map_at, member, set, set_default, set_if_zero, str_at,
+        at, bool_at, each, existing, int_at, is_set, list_at, map_at, member, remove, same, same_at, set, set_default,
+        set_if_zero, str_at,
     },
 };
 
@@ -220,6 +225,7 @@ fn job_spec(obj: &Value, field: &str, path: &Path<'_>, errs: &mut ErrorList) {
             );
         }
     }
+    rules::policies(spec, path, errs);
     let replacement = str_at(spec, "podReplacementPolicy");
     let with_failure_policy = at(spec, "podFailurePolicy").is_some();
     let allowed: &[&str] = if with_failure_policy { &["Failed"] } else { &["Failed", "TerminatingOrFailed"] };
@@ -240,24 +246,56 @@ fn job_spec(obj: &Value, field: &str, path: &Path<'_>, errs: &mut ErrorList) {
 
 fn job_update(new: &Value, old: &Value, sub: Option<&str>, errs: &mut ErrorList) {
     if sub == Some("status") {
+        status::validate(new, old, errs);
         return;
     }
     let spec = at(new, "spec").unwrap_or(&Value::Null);
     job_spec(new, "spec", &SPEC, errs);
     job_selector(spec, errs);
-    let elastic = str_at(spec, "completionMode") == "Indexed"
-        && int_at(spec, "completions") == int_at(spec, "parallelism")
-        && int_at(old, "spec.completions") == int_at(old, "spec.parallelism");
-    if !elastic {
+    if str_at(spec, "completionMode") != "Indexed" {
         checks::immutable(new, old, "spec.completions", errs);
+    } else if let Some(completions) = int_at(spec, "completions").filter(|_| !same_at(new, old, "spec.completions"))
+        && int_at(spec, "parallelism") != Some(completions)
+    {
+        errs.invalid(&SPEC.child("completions"), completions, "can only be modified in tandem with spec.parallelism");
     }
     checks::immutable(new, old, "spec.selector", errs);
-    let suspended_before_start = bool_at(old, "spec.suspend") && !is_set(old, "status.startTime");
-    if !suspended_before_start {
-        checks::immutable(new, old, "spec.template", errs);
-    }
+    template_update(new, old, errs);
     for field in ["completionMode", "podFailurePolicy", "backoffLimitPerIndex", "managedBy", "successPolicy"] {
         metadata::immutable(new, old, &format!("spec.{field}"), &SPEC.child(field), errs);
+    }
+}
+
+/// The template of a suspended Job without pods may change where its pods go and what they get.
+fn template_update(new: &Value, old: &Value, errs: &mut ErrorList) {
+    let stopped = list_at(old, "status.conditions")
+        .iter()
+        .any(|c| str_at(c, "type") == "Suspended" && str_at(c, "status") == "True");
+    let idle = !is_set(old, "status.startTime") || stopped;
+    if !bool_at(old, "spec.suspend") || !idle || int_at(old, "status.active").unwrap_or_default() > 0 {
+        checks::immutable(new, old, "spec.template", errs);
+        return;
+    }
+    let fixed = |job: &Value| {
+        let mut template = checks::shown(job, "spec.template");
+        for field in ["labels", "annotations"] {
+            existing(&mut template, "metadata").and_then(|meta| remove(meta, field));
+        }
+        if let Some(spec) = existing(&mut template, "spec") {
+            for field in ["nodeSelector", "tolerations", "schedulingGates"] {
+                remove(spec, field);
+            }
+            existing(spec, "affinity").and_then(|affinity| remove(affinity, "nodeAffinity"));
+            for list in ["containers", "initContainers"] {
+                each(spec, list).for_each(|container| {
+                    remove(container, "resources");
+                });
+            }
+        }
+        template
+    };
+    if !same(Some(&fixed(new)), Some(&fixed(old))) {
+        errs.invalid(&SPEC.child("template"), checks::shown(new, "spec.template"), "field is immutable");
     }
 }
 
