@@ -18,12 +18,13 @@ use kube_apiserver::storage::{
         CacheOptions, FieldExtractor, FieldRequirement, ListQuery, ResourceCache, ResourceSpec, ResourceVersion,
         Selection, WatchFrom, WatchItem, WatchQuery,
     },
+    codec::{Codec, StorageMediaType},
     embedded::{self, EmbeddedOptions},
     etcd::{self, EtcdOptions},
 };
 use tokio_util::sync::CancellationToken;
 
-const OBJECTS: usize = 5000;
+const OBJECTS: usize = 10_000;
 const WATCHERS: usize = 1000;
 const EVENTS: usize = 500;
 
@@ -48,12 +49,13 @@ async fn main() -> Outcome {
     println!("cache of {OBJECTS} pods of {} bytes: {} KiB more resident", pod(0, 0).len(), resident() - before);
     list(&cache).await?;
     own_writes(&store, &cache).await?;
-    fan_out(&store, &cache, "all", |_| Selection::default()).await?;
+    fan_out(&store, &cache, "all", false, |_| Selection::default()).await?;
+    fan_out(&store, &cache, "all, in protobuf", true, |_| Selection::default()).await?;
     let by_node = |watcher| {
         let term = FieldRequirement { field: "spec.nodeName".into(), value: format!("node-{watcher}"), equal: true };
         Selection { fields: vec![term], ..Selection::default() }
     };
-    fan_out(&store, &cache, "one node each", by_node).await?;
+    fan_out(&store, &cache, "one node each", false, by_node).await?;
     let before = resident();
     let empty = (0..100).map(|at| cache_of(&store, &format!("/registry/empty{at}/"))).collect::<Vec<_>>();
     for cache in &empty {
@@ -86,9 +88,9 @@ async fn writes(name: &str, store: &Arc<dyn Store>, writers: usize) -> Outcome {
     Ok(())
 }
 
-/// A pod of about 2 KiB.
+/// A pod of about 4 KiB.
 fn pod(number: usize, round: usize) -> Bytes {
-    let environment: Vec<_> = (0..20)
+    let environment: Vec<_> = (0..52)
         .map(|at| serde_json::json!({"name": format!("VARIABLE_{at}"), "value": "some value of some length"}))
         .collect();
     let tree = serde_json::json!({
@@ -110,12 +112,14 @@ fn cache_of(store: &Arc<dyn Store>, prefix: &str) -> ResourceCache {
     let fields: FieldExtractor = Arc::new(|tree| {
         vec![("spec.nodeName".into(), tree["spec"]["nodeName"].as_str().unwrap_or_default().to_owned())]
     });
+    let pods = common::api::catalog().by_plural("", "v1", "pods");
+    let codec = pods.and_then(|pods| Codec::of(pods, StorageMediaType::Json)).map(Arc::new);
     let spec = ResourceSpec {
         resource: "pods".into(),
         prefix: prefix.to_owned(),
         namespaced: true,
         fields: Some(fields),
-        codec: None,
+        codec,
     };
     ResourceCache::new(store.clone(), spec, CacheOptions::default(), CancellationToken::new())
 }
@@ -144,6 +148,17 @@ async fn list(cache: &ResourceCache) -> Outcome {
     }
     let spent = start.elapsed().as_secs_f64();
     println!("LIST of {OBJECTS} pods: {:.2} ms, {:.2} GB/s", spent * 1e3 / ROUNDS as f64, bytes as f64 / spent / 1e9);
+    let codec = cache.spec().codec.clone().ok_or("pods have no codec")?;
+    for name in ["the first", "again"] {
+        let start = Instant::now();
+        let mut body = Vec::new();
+        for object in cache.list(ListQuery::default()).await?.items {
+            let raw = object.protobuf(&codec)?.raw();
+            body.extend_from_slice(&common::wire::element_head(2, raw.len()));
+            body.extend_from_slice(&raw);
+        }
+        println!("LIST of {OBJECTS} pods in protobuf, {name}: {:?}, {} KiB", start.elapsed(), body.len() >> 10);
+    }
     Ok(())
 }
 
@@ -167,6 +182,7 @@ async fn fan_out(
     store: &Arc<dyn Store>,
     cache: &ResourceCache,
     name: &str,
+    protobuf: bool,
     selection: impl Fn(usize) -> Selection,
 ) -> Outcome {
     let (delivered, bytes) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
@@ -175,17 +191,19 @@ async fn fan_out(
     for watcher in 0..WATCHERS {
         let query = WatchQuery { selection: selection(watcher), from, bookmarks: false };
         let mut watch = cache.watch(query).await?;
-        let (delivered, bytes) = (delivered.clone(), bytes.clone());
+        let (delivered, bytes, codec) = (delivered.clone(), bytes.clone(), cache.spec().codec.clone());
         tasks.push(tokio::spawn(async move {
             while let Some(Ok(item)) = watch.next().await {
-                if let WatchItem::Event { frame, .. } = item {
+                if let WatchItem::Event { frame, object, kind, .. } = item {
+                    let encoded = codec.as_ref().filter(|_| protobuf).and_then(|codec| object.protobuf(codec).ok());
+                    let frame = encoded.map_or(frame, |encoded| encoded.frame(kind));
                     bytes.fetch_add(frame.len(), Ordering::Relaxed);
                     delivered.fetch_add(1, Ordering::Relaxed);
                 }
             }
         }));
     }
-    let expected = if name == "all" { EVENTS * WATCHERS } else { EVENTS };
+    let expected = if name.starts_with("all") { EVENTS * WATCHERS } else { EVENTS };
     let start = Instant::now();
     let updates = (0..EVENTS).map(|number| async move {
         let key = format!("/registry/pods/default/pod-{number}");

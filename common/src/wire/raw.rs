@@ -12,13 +12,15 @@ use super::{WireError, text};
 /// It is no JSON.
 pub(super) fn put_compact(out: &mut Vec<u8>, json: &[u8]) -> Result<(), WireError> {
     let mut deserializer = serde_json::Deserializer::from_slice(json);
-    let copied = Copy { out }.deserialize(&mut deserializer).and_then(|()| deserializer.end());
+    let copied = Copy { out, limit: usize::MAX }.deserialize(&mut deserializer).and_then(|()| deserializer.end());
     copied.map_err(|error| WireError::Json(error.to_string()))
 }
 
 /// Writes one value.
 pub(super) struct Copy<'o> {
     pub out: &'o mut Vec<u8>,
+    /// More bytes than these are refused.
+    pub limit: usize,
 }
 
 impl<'de> DeserializeSeed<'de> for Copy<'_> {
@@ -57,10 +59,16 @@ impl<'de> Visitor<'de> for Copy<'_> {
     }
 
     fn visit_f64<E: Error>(self, value: f64) -> Result<(), E> {
+        if !value.is_finite() {
+            return Err(E::custom("NaN and infinities have no JSON form"));
+        }
         serde_json::to_writer(self.out, &value).map_err(E::custom)
     }
 
     fn visit_str<E: Error>(self, value: &str) -> Result<(), E> {
+        if self.out.len().saturating_add(value.len()) > self.limit {
+            return Err(E::custom("the document is too large"));
+        }
         text::put_str(self.out, value);
         Ok(())
     }
@@ -68,7 +76,7 @@ impl<'de> Visitor<'de> for Copy<'_> {
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
         self.out.push(b'[');
         let mut length = self.out.len();
-        while seq.next_element_seed(Copy { out: self.out })?.is_some() {
+        while seq.next_element_seed(Copy { out: self.out, limit: self.limit })?.is_some() {
             // The comma goes in once there is a next element.
             length = self.out.len();
             self.out.push(b',');
@@ -81,9 +89,10 @@ impl<'de> Visitor<'de> for Copy<'_> {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
         self.out.push(b'{');
         let mut length = self.out.len();
-        while map.next_key_seed(Copy { out: self.out })?.is_some() {
+        while let Some(key) = map.next_key::<String>()? {
+            Copy { out: self.out, limit: self.limit }.visit_str(&key)?;
             self.out.push(b':');
-            map.next_value_seed(Copy { out: self.out })?;
+            map.next_value_seed(Copy { out: self.out, limit: self.limit })?;
             length = self.out.len();
             self.out.push(b',');
         }

@@ -387,7 +387,7 @@ impl<'de> DeserializeSeed<'de> for Single<'_> {
                 let start = encoder.out.len();
                 encoder.out.push(10);
                 let content = encoder.out.len();
-                Copy { out: &mut encoder.out }.deserialize(deserializer)?;
+                Copy { out: &mut encoder.out, limit: usize::MAX }.deserialize(deserializer)?;
                 if &encoder.out[content..] == b"null" {
                     return Ok(false);
                 }

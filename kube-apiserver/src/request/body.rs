@@ -243,9 +243,7 @@ fn summarize(bytes: &[u8], encoding: Encoding) -> String {
 /// # Errors
 /// The parser's text.
 pub fn yaml_to_json(bytes: &[u8]) -> Result<Vec<u8>, String> {
-    let text = std::str::from_utf8(bytes).map_err(|e| e.to_string())?;
-    let value: Value = serde_saphyr::from_str(text).map_err(|e| e.to_string())?;
-    serde_json::to_vec(&value).map_err(|e| e.to_string())
+    wire::yaml::yaml_to_json(bytes).map_err(|error| error.to_string())
 }
 
 /// Go's words for the common JSON syntax errors.
