@@ -113,7 +113,7 @@ fn cache_of(store: &Arc<dyn Store>, prefix: &str) -> ResourceCache {
         vec![("spec.nodeName".into(), tree["spec"]["nodeName"].as_str().unwrap_or_default().to_owned())]
     });
     let pods = common::api::catalog().by_plural("", "v1", "pods");
-    let codec = pods.and_then(|pods| Codec::of(pods, StorageMediaType::Json)).map(Arc::new);
+    let codec = pods.and_then(|pods| Codec::of(pods, StorageMediaType::Json, |_, _, _, _| {})).map(Arc::new);
     let spec = ResourceSpec {
         resource: "pods".into(),
         prefix: prefix.to_owned(),

@@ -150,7 +150,7 @@ impl ResourceStore {
             match committed {
                 Ok(outcome) => return Ok(outcome),
                 Err(StoreError::Conflict { current: Some(newer), .. }) => {
-                    current = decode(&newer.value, newer.mod_revision)?;
+                    current = self.decode(&newer.value, newer.mod_revision)?;
                     fresh = true;
                 }
                 Err(StoreError::Conflict { current: None, .. }) => return Err(self.not_found(name)),
@@ -206,7 +206,15 @@ impl ResourceStore {
     async fn fetch(&self, key: &str, name: &str) -> ApiResult<Stored> {
         let (found, _) = self.cache.store().get(key, None).await.map_err(|e| self.store_error(name, e))?;
         let kv = found.ok_or_else(|| self.not_found(name))?;
-        decode(&kv.value, kv.mod_revision)
+        self.decode(&kv.value, kv.mod_revision)
+    }
+
+    fn decode(&self, bytes: &[u8], revision: Revision) -> ApiResult<Stored> {
+        let object = match &self.codec {
+            Some(codec) => codec.tree(bytes),
+            None => codec::to_tree(bytes),
+        };
+        Ok(Stored { object: with_version(object.map_err(ApiError::internal)?, revision), revision })
     }
 
     /// The bytes that are stored: without resourceVersion, in the stored version, in upstream's order of members.
@@ -288,7 +296,7 @@ impl Registry {
             let kept = catalog().by_plural(storage.group, storage.version, resource.plural).unwrap_or(resource);
             stores.entry(storage.prefix).or_insert_with(|| {
                 let ttl = (storage.prefix == "events").then_some(event_ttl);
-                let codec = Codec::of(kept, media_type).map(Arc::new);
+                let codec = Codec::of(kept, media_type, crate::endpoints::convert::upgrade).map(Arc::new);
                 resource_store(&store, prefix, storage.prefix, kept, codec, ttl, shutdown)
             });
         }
@@ -387,11 +395,6 @@ fn resource_store(
 fn stored(cached: &CachedObject) -> ApiResult<Stored> {
     let object = serde_json::from_slice(cached.bytes()).map_err(ApiError::internal)?;
     Ok(Stored { object, revision: cached.revision() })
-}
-
-fn decode(bytes: &[u8], revision: Revision) -> ApiResult<Stored> {
-    let object = codec::to_tree(bytes).map_err(ApiError::internal)?;
-    Ok(Stored { object: with_version(object, revision), revision })
 }
 
 /// Sets `metadata.resourceVersion`.

@@ -33,15 +33,54 @@ pub struct Codec {
     api_version: String,
     kind: &'static str,
     stored: StorageMediaType,
+    /// What objects in JSON begin with when they have the stored version.
+    head: String,
+    upgrade: Upgrade,
 }
+
+/// Brings the fields of an object of an older version (group, version and kind follow) into the stored form.
+pub type Upgrade = fn(&mut Value, &str, &str, &str);
 
 impl Codec {
     /// The codec of a built-in resource; `None` for one whose type isn't known.
     #[must_use]
-    pub fn of(resource: &Resource, stored: StorageMediaType) -> Option<Self> {
+    pub fn of(resource: &Resource, stored: StorageMediaType, upgrade: Upgrade) -> Option<Self> {
         let ty = schema::lookup(resource.group, resource.version, resource.kind)?;
         let stored = if ALWAYS_JSON.contains(&resource.group) { StorageMediaType::Json } else { stored };
-        Some(Self { ty, api_version: resource.api_version(), kind: resource.kind, stored })
+        let (api_version, kind) = (resource.api_version(), resource.kind);
+        let head = format!(r#"{{"kind":"{kind}","apiVersion":"{api_version}","#);
+        Some(Self { ty, api_version, kind, stored, head, upgrade })
+    }
+
+    /// The JSON of a stored value in the stored version, also of what was written when that was another one.
+    ///
+    /// # Errors
+    /// The value is damaged.
+    pub fn json<'v>(&self, value: &'v [u8]) -> Result<Cow<'v, [u8]>, WireError> {
+        let json = to_json(value)?;
+        if json.starts_with(self.head.as_bytes()) {
+            return Ok(json);
+        }
+        let bad = |error: serde_json::Error| WireError::Json(error.to_string());
+        let said: TypeMeta = serde_json::from_slice(&json).map_err(bad)?;
+        if said.api_version.is_empty() || said.api_version == self.api_version {
+            return Ok(json);
+        }
+        let mut tree: Value = serde_json::from_slice(&json).map_err(bad)?;
+        let (group, version) = split_api_version(&said.api_version);
+        (self.upgrade)(&mut tree, group, version, self.kind);
+        tree["kind"] = self.kind.into();
+        tree["apiVersion"] = self.api_version.as_str().into();
+        self.normalize(&mut tree);
+        encode_json(&tree).map(Cow::Owned)
+    }
+
+    /// The tree of a stored value in the stored version.
+    ///
+    /// # Errors
+    /// As [`Self::json`].
+    pub fn tree(&self, value: &[u8]) -> Result<Value, WireError> {
+        serde_json::from_slice(&self.json(value)?).map_err(|error| WireError::Json(error.to_string()))
     }
 
     /// Gives an object the form in which Go writes it, so that what is answered is what will be read.
@@ -85,6 +124,12 @@ impl Codec {
             }
         }
     }
+}
+
+#[derive(serde::Deserialize)]
+struct TypeMeta {
+    #[serde(rename = "apiVersion", default)]
+    api_version: String,
 }
 
 /// The JSON of a stored value: itself, or what its protobuf stands for.
@@ -153,7 +198,8 @@ mod tests {
     use super::*;
 
     fn codec(group: &str, version: &str, plural: &str, stored: StorageMediaType) -> Codec {
-        Codec::of(catalog().by_plural(group, version, plural).unwrap(), stored).unwrap()
+        let resource = catalog().by_plural(group, version, plural).unwrap();
+        Codec::of(resource, stored, crate::endpoints::convert::upgrade).unwrap()
     }
 
     #[test]
@@ -177,9 +223,25 @@ mod tests {
     #[test]
     fn every_stored_kind_has_a_protobuf_form() {
         for resource in catalog().resources().filter(|resource| resource.storage.is_some()) {
-            let codec = Codec::of(resource, StorageMediaType::Protobuf).unwrap();
+            let codec = codec(resource.group, resource.version, resource.plural, StorageMediaType::Protobuf);
             assert!(codec.protobuf(b"{}").is_ok(), "{} {}", codec.api_version(), codec.kind());
         }
+    }
+
+    #[test]
+    fn what_was_stored_in_another_version_is_converted() {
+        let codec = codec("autoscaling", "v2", "horizontalpodautoscalers", StorageMediaType::Protobuf);
+        let old = json!({
+            "kind": "HorizontalPodAutoscaler", "apiVersion": "autoscaling/v1", "metadata": {"name": "a"},
+            "spec": {"maxReplicas": 3, "targetCPUUtilizationPercentage": 50, "scaleTargetRef": {"kind": "Deployment", "name": "web"}},
+        });
+        for stored in [old.to_string().into_bytes(), encode(&old, StorageMediaType::Protobuf).unwrap()] {
+            let read = codec.tree(&stored).unwrap();
+            assert_eq!(read["apiVersion"], "autoscaling/v2");
+            assert_eq!(read["spec"]["metrics"][0]["resource"]["target"]["averageUtilization"], 50);
+        }
+        let same = codec.encode(&codec.tree(&old.to_string().into_bytes()).unwrap()).unwrap();
+        assert_eq!(codec.tree(&same).unwrap()["spec"]["maxReplicas"], 3);
     }
 
     #[test]

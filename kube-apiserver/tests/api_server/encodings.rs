@@ -6,10 +6,13 @@ use bytes::BytesMut;
 use common::{schema, wire};
 use http_body_util::BodyExt;
 use kube::{Client, client::Body};
-use kube_apiserver::storage::embedded::{self, EmbeddedOptions};
+use kube_apiserver::storage::{
+    embedded::{self, EmbeddedOptions},
+    etcd,
+};
 use serde_json::{Value, json};
 
-use super::support::{Cluster, call, refused, request};
+use super::support::{Cluster, call, refused, request, wait_for};
 
 const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";
 const PARTIAL: &str = "application/vnd.kubernetes.protobuf;as=PartialObjectMetadata;g=meta.k8s.io;v=v1";
@@ -223,5 +226,108 @@ async fn what_upstream_stored_is_read_and_both_forms_live_side_by_side() {
     assert!(value.starts_with(b"{"));
     let value = store.get("/registry/namespaces/default", None).await.unwrap().0.unwrap().value;
     assert!(value.starts_with(b"k8s\0"));
+    store.close().await;
+}
+
+/// An etcd of its own; none when the machine has no etcd.
+struct Etcd {
+    process: std::process::Child,
+    endpoint: String,
+    _dir: tempfile::TempDir,
+}
+
+impl Etcd {
+    fn start() -> Option<Self> {
+        let free = || std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let dir = tempfile::tempdir().unwrap();
+        let (client, peer) = (format!("http://127.0.0.1:{}", free()), format!("http://127.0.0.1:{}", free()));
+        let process = std::process::Command::new("etcd")
+            .arg("--data-dir")
+            .arg(dir.path())
+            .args(["--listen-client-urls", &client, "--advertise-client-urls", &client])
+            .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])
+            .args(["--initial-cluster", &format!("default={peer}")])
+            .stdout(std::process::Stdio::null())
+            .stderr(std::process::Stdio::null())
+            .spawn();
+        match process {
+            Ok(process) => Some(Self { process, endpoint: client, _dir: dir }),
+            Err(error) => {
+                eprintln!("skipped: no etcd: {error}");
+                None
+            }
+        }
+    }
+
+    async fn store(&self) -> std::sync::Arc<dyn kube_apiserver::storage::Store> {
+        for _ in 0..200 {
+            let options = etcd::EtcdOptions::new(vec![self.endpoint.clone()]);
+            if let Ok(store) = etcd::connect(options).await {
+                return store;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        panic!("etcd does not answer");
+    }
+}
+
+impl Drop for Etcd {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn values_in_etcd_are_upstreams() {
+    let Some(etcd) = Etcd::start() else { return };
+    let store = etcd.store().await;
+    let hpa = json!({
+        "kind": "HorizontalPodAutoscaler", "apiVersion": "autoscaling/v1", "metadata": {"name": "old", "namespace": "default"},
+        "spec": {"maxReplicas": 3, "targetCPUUtilizationPercentage": 50, "scaleTargetRef": {"kind": "Deployment", "name": "web"}},
+    });
+    let mut raw = Vec::new();
+    wire::tree_to_protobuf(schema::lookup("autoscaling", "v1", "HorizontalPodAutoscaler").unwrap(), &hpa, &mut raw)
+        .unwrap();
+    let value = wire::seal("autoscaling/v1", "HorizontalPodAutoscaler", &raw);
+    store.create("/registry/horizontalpodautoscalers/default/old", value.into(), None).await.unwrap();
+    let mut cluster = Cluster::prepare();
+    cluster.restart_with(&[&format!("--etcd-servers={}", etcd.endpoint)]).await;
+    let admin = cluster.admin().await;
+    call(&admin, "POST", MAPS, json!({"metadata": {"name": "a"}, "data": {"k": "v"}})).await;
+    let event = json!({"metadata": {"name": "e"}, "involvedObject": {"namespace": "default"}, "reason": "R"});
+    call(&admin, "POST", "/api/v1/namespaces/default/events", event).await;
+    for (key, kind) in [
+        ("configmaps/default/a", "ConfigMap"),
+        ("events/default/e", "Event"),
+        ("namespaces/default", "Namespace"),
+        ("services/specs/default/kubernetes", "Service"),
+        ("services/endpoints/default/kubernetes", "Endpoints"),
+        ("masterleases/127.0.0.1", "Endpoints"),
+        ("ipaddresses/10.96.0.1", "IPAddress"),
+        ("servicecidrs/kubernetes", "ServiceCIDR"),
+        ("clusterroles/cluster-admin", "ClusterRole"),
+        ("priorityclasses/system-node-critical", "PriorityClass"),
+    ] {
+        let key = format!("/registry/{key}");
+        let mut found = None;
+        wait_for(&format!("{key} is there"), async || {
+            found = store.get(&key, None).await.unwrap().0;
+            found.is_some()
+        })
+        .await;
+        let object = opened(&found.unwrap().value);
+        assert_eq!(object["kind"], kind, "{key}");
+        assert!(object["metadata"].get("resourceVersion").is_none(), "{key}");
+    }
+    let path = "/apis/autoscaling/v2/namespaces/default/horizontalpodautoscalers/old";
+    let read = call(&admin, "GET", path, Value::Null).await;
+    assert_eq!(read["spec"]["metrics"][0]["resource"]["target"]["averageUtilization"], 50);
+    let path = format!("{MAPS}/a");
+    let read = call(&admin, "GET", &path, Value::Null).await;
+    assert_eq!(get(&admin, PROTOBUF, &path).await, read);
+    call(&admin, "PATCH", &path, json!({"data": {"k": "w"}})).await;
+    assert_eq!(call(&admin, "GET", &path, Value::Null).await["data"]["k"], "w");
+    cluster.stop().await;
     store.close().await;
 }

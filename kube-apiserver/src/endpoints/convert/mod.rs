@@ -4,6 +4,7 @@
 //! events.k8s.io/v1 share under different field names, autoscaling/v1 and resource.k8s.io/v1beta1.
 
 mod autoscaling;
+mod definitions;
 mod devices;
 
 use serde_json::{Map, Value};
@@ -44,14 +45,21 @@ pub fn to_stored(target: Target<'_>, mut object: Value) -> Value {
     if target.is_stored_form() {
         return object;
     }
-    match (target.resource.group, target.resource.version) {
-        ("events.k8s.io", _) => rename(&mut object, false),
-        ("autoscaling", "v1") => autoscaling::to_v2(&mut object),
-        ("resource.k8s.io", "v1beta1") => devices::from_v1beta1(&mut object, target.resource.kind),
-        _ => {}
-    }
+    upgrade(&mut object, target.resource.group, target.resource.version, target.resource.kind);
     set_version(&mut object, &target.store.resource.api_version(), target.store.resource.kind);
     object
+}
+
+/// The fields of an object of another version in the stored form: what a client sends, or what was stored before the
+/// storage version changed.
+pub fn upgrade(object: &mut Value, group: &str, version: &str, kind: &str) {
+    match (group, version) {
+        ("events.k8s.io", _) => rename(object, false),
+        ("autoscaling", "v1") => autoscaling::to_v2(object),
+        ("resource.k8s.io", "v1beta1") => devices::from_v1beta1(object, kind),
+        ("apiextensions.k8s.io", "v1beta1") => definitions::to_v1(object),
+        _ => {}
+    }
 }
 
 /// The stored form's name of a field that a client of `target` selects by; `None` when its version has no such field.

@@ -68,7 +68,11 @@ impl CachedObject {
     /// Takes in what the store holds. `kind` is the event that the frame will be asked for most.
     pub(super) fn ingest(kv: &KeyValue, spec: &ResourceSpec, kind: EventKind) -> Result<Self, StoreError> {
         let corrupt = |reason: String| StoreError::Corrupt { path: kv.key.to_string(), reason };
-        let json = codec::to_json(&kv.value).map_err(|error| corrupt(error.to_string()))?;
+        let json = match &spec.codec {
+            Some(codec) => codec.json(&kv.value),
+            None => codec::to_json(&kv.value),
+        };
+        let json = json.map_err(|error| corrupt(error.to_string()))?;
         let parsed = Parsed::new(&json).map_err(|error| corrupt(error.to_string()))?;
         let cleaned;
         let (value, insert_at, empty) = match parsed.insertion(&json) {
