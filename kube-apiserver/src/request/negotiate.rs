@@ -90,6 +90,14 @@ pub fn stream(headers: &HeaderMap) -> ApiResult<Output> {
     if found.encoding == Encoding::Yaml { Err(ApiError::not_acceptable(&STREAMED)) } else { Ok(found) }
 }
 
+/// The encoding of a kind that has no other forms: tables and metadata are made of what is stored only.
+///
+/// # Errors
+/// 406 when nothing acceptable can be produced.
+pub fn plain(headers: &HeaderMap) -> ApiResult<Encoding> {
+    choose(headers, false).map(|(output, _)| output.encoding).ok_or_else(|| ApiError::not_acceptable(&SERIALIZED))
+}
+
 /// The encoding of an error: other forms of objects don't count, and what can't be had is JSON.
 #[must_use]
 pub fn error(headers: &HeaderMap) -> Encoding {
@@ -230,6 +238,18 @@ mod tests {
         assert_eq!(accept(partial, false).unwrap_err().code(), 406);
         assert_eq!(accept("text/html", false).unwrap_err().code(), 406);
         assert_eq!(encoding("application/yaml"), Encoding::Yaml);
+    }
+
+    #[test]
+    fn what_is_not_stored_has_no_tables() {
+        let table = "application/json;as=Table;v=v1;g=meta.k8s.io";
+        let plain = |value: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::ACCEPT, value.parse().unwrap());
+            plain(&headers)
+        };
+        assert_eq!(plain(table).unwrap_err().code(), 406);
+        assert_eq!(plain(&format!("{table},application/yaml")).unwrap(), Encoding::Yaml);
     }
 
     #[test]

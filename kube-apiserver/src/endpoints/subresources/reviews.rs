@@ -11,9 +11,12 @@ use super::super::write;
 use crate::{
     authn::User,
     authz::{Attributes, Mode},
-    request::{ApiError, ApiResult, body::Expected, options::WriteOptions, status::StatusCause},
+    request::{ApiError, ApiResult, body::Expected, negotiate, options::WriteOptions, status::StatusCause},
     resources::metadata::time,
-    server::{Call, response::Body},
+    server::{
+        Call,
+        response::{self, Body},
+    },
 };
 
 /// Serves POST.
@@ -21,6 +24,7 @@ use crate::{
 /// # Errors
 /// What the client is to hear.
 pub async fn serve(call: &Call, resource: &'static Resource, body: Incoming) -> ApiResult<Response<Body>> {
+    let encoding = negotiate::plain(&call.headers)?;
     let options = WriteOptions::parse(&call.query, "CreateOptions")?;
     let expected = Expected { group: resource.group, version: resource.version, kind: resource.kind };
     let mut review = write::read_object(call, body, expected, &options).await?;
@@ -46,7 +50,7 @@ pub async fn serve(call: &Call, resource: &'static Resource, body: Incoming) -> 
         "selfsubjectrulesreviews" => rules_review(call, &review)?,
         _ => return Err(ApiError::method_not_allowed()),
     };
-    call.reply(201, &review)
+    Ok(response::object(201, &review, call.style(encoding)))
 }
 
 async fn token_review(call: &Call, review: &Value) -> ApiResult<Value> {

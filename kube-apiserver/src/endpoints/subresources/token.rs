@@ -9,9 +9,12 @@ use super::super::{Target, write};
 use crate::{
     admission::Operation,
     authn::service_account::{Claims, KubernetesClaims, Ref},
-    request::{ApiError, ApiResult, body::Expected, options::WriteOptions, status::StatusCause},
+    request::{ApiError, ApiResult, body::Expected, negotiate, options::WriteOptions, status::StatusCause},
     resources::metadata::time,
-    server::{Call, response::Body},
+    server::{
+        Call,
+        response::{self, Body},
+    },
 };
 
 const REQUEST: Expected<'static> = Expected { group: "authentication.k8s.io", version: "v1", kind: "TokenRequest" };
@@ -27,6 +30,7 @@ const EXTENDED_SECONDS: i64 = 365 * 24 * 3600;
 /// # Errors
 /// What the client is to hear.
 pub async fn serve(call: &Call, target: Target<'_>, body: Incoming) -> ApiResult<Response<Body>> {
+    let encoding = negotiate::plain(&call.headers)?;
     let options = WriteOptions::parse(&call.query, "CreateOptions")?;
     let mut request = write::read_object(call, body, REQUEST, &options).await?;
     write::settle_namespace(&mut request, true, &call.info.namespace)?;
@@ -64,7 +68,7 @@ pub async fn serve(call: &Call, target: Target<'_>, body: Incoming) -> ApiResult
     reply["spec"]["audiences"] = audiences.into();
     reply["spec"]["expirationSeconds"] = seconds.into();
     reply["status"] = json!({"token": token, "expirationTimestamp": time(expiry)});
-    call.reply(201, &reply)
+    Ok(response::object(201, &reply, call.style(encoding)))
 }
 
 fn validate(name: &str, seconds: i64) -> ApiResult<()> {
