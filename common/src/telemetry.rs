@@ -62,46 +62,73 @@ pub fn gather_text() -> Vec<u8> {
 /// Process metrics from /proc, read at scrape time.
 mod process {
     use prometheus::{
-        Gauge, Opts, Registry,
+        Counter, Gauge, Opts, Registry,
         core::{Collector, Desc},
         proto::MetricFamily,
     };
 
+    /// Linux reports CPU times to programs in hundredths of seconds on every architecture.
+    const TICKS: f64 = 100.0;
+
     struct Process {
-        resident: Gauge,
-        threads: Gauge,
-        files: Gauge,
+        gauges: [Gauge; 6],
+        cpu: Counter,
     }
 
     pub(super) fn register(registry: &Registry) {
-        let gauge = |name: &str, help: &str| Gauge::with_opts(Opts::new(name, help));
-        let (Ok(resident), Ok(threads), Ok(files)) = (
-            gauge("process_resident_memory_bytes", "Resident memory size in bytes."),
-            gauge("process_threads", "Number of OS threads in the process."),
-            gauge("process_open_fds", "Number of open file descriptors."),
-        ) else {
-            return;
-        };
-        if let Err(error) = registry.register(Box::new(Process { resident, threads, files })) {
+        let named = [
+            ("process_resident_memory_bytes", "Resident memory size in bytes."),
+            ("process_virtual_memory_bytes", "Virtual memory size in bytes."),
+            ("process_threads", "Number of OS threads in the process."),
+            ("process_open_fds", "Number of open file descriptors."),
+            ("process_max_fds", "Maximum number of open file descriptors."),
+            ("process_start_time_seconds", "Start time of the process since unix epoch in seconds."),
+        ];
+        let gauges = named.map(|(name, help)| Gauge::with_opts(Opts::new(name, help)).expect("constant metric"));
+        let cpu = Opts::new("process_cpu_seconds_total", "Total user and system CPU time spent in seconds.");
+        let process = Process { gauges, cpu: Counter::with_opts(cpu).expect("constant metric") };
+        process.gauges[5].set(start_time());
+        if let Err(error) = registry.register(Box::new(process)) {
             tracing::debug!(%error, "process metrics not registered");
         }
     }
 
+    /// A field of /proc/self/stat, counted behind the command's closing bracket (the state is 0).
+    fn stat(field: usize) -> f64 {
+        let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+        let rest = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
+        rest.split_whitespace().nth(field).and_then(|value| value.parse().ok()).unwrap_or(0.0)
+    }
+
+    fn start_time() -> f64 {
+        let stat_of_system = std::fs::read_to_string("/proc/stat").unwrap_or_default();
+        let boot = stat_of_system.lines().find_map(|line| line.strip_prefix("btime ")?.trim().parse().ok());
+        boot.unwrap_or(0.0) + stat(19) / TICKS
+    }
+
     impl Collector for Process {
         fn desc(&self) -> Vec<&Desc> {
-            [&self.resident, &self.threads, &self.files].into_iter().flat_map(|gauge| gauge.desc()).collect()
+            self.gauges.iter().flat_map(|gauge| gauge.desc()).chain(self.cpu.desc()).collect()
         }
 
         fn collect(&self) -> Vec<MetricFamily> {
             let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-            let field = |name: &str| -> f64 {
-                let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default();
+            let limits = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
+            let number = |text: &str, name: &str| -> f64 {
+                let line = text.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default();
                 line.split_whitespace().next().and_then(|value| value.parse().ok()).unwrap_or(0.0)
             };
-            self.resident.set(field("VmRSS:") * 1024.0);
-            self.threads.set(field("Threads:"));
-            self.files.set(std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count) as f64);
-            [&self.resident, &self.threads, &self.files].into_iter().flat_map(|gauge| gauge.collect()).collect()
+            let values = [
+                number(&status, "VmRSS:") * 1024.0,
+                number(&status, "VmSize:") * 1024.0,
+                number(&status, "Threads:"),
+                std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count) as f64,
+                number(&limits, "Max open files"),
+            ];
+            self.gauges.iter().zip(values).for_each(|(gauge, value)| gauge.set(value));
+            let cpu = (stat(11) + stat(12)) / TICKS;
+            self.cpu.inc_by((cpu - self.cpu.get()).max(0.0));
+            self.gauges.iter().flat_map(|gauge| gauge.collect()).chain(self.cpu.collect()).collect()
         }
     }
 }
@@ -115,6 +142,10 @@ mod tests {
         let counter = register(prometheus::IntCounter::new("common_test_total", "A test.").unwrap());
         counter.inc();
         let text = String::from_utf8(gather_text()).unwrap();
-        assert!(text.contains("common_test_total 1") && text.contains("process_resident_memory_bytes"), "{text}");
+        assert!(text.contains("common_test_total 1"), "{text}");
+        for name in ["process_resident_memory_bytes", "process_cpu_seconds_total", "process_start_time_seconds"] {
+            let value = text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse::<f64>().ok());
+            assert!(value.is_some_and(|value| value >= 0.0), "{name} in {text}");
+        }
     }
 }

@@ -4,6 +4,7 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use http::{Response, StatusCode};
 use parking_lot::RwLock;
+use prometheus::{Encoder, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder};
 
 use super::{Body, text};
 use crate::client::Reach;
@@ -25,6 +26,36 @@ const ENDPOINTS: &[&str] = &["healthz", "livez", "readyz"];
 #[derive(Clone)]
 pub struct Health {
     checks: Arc<RwLock<Vec<Check>>>,
+    results: Results,
+}
+
+/// What `/metrics/slis` shows: the results of the checks, as they are asked for.
+#[derive(Clone)]
+struct Results {
+    registry: Registry,
+    last: IntGaugeVec,
+    total: IntCounterVec,
+}
+
+impl Results {
+    fn new() -> Self {
+        let last = Opts::new("kubernetes_healthcheck", "This metric records the result of a single healthcheck.");
+        let total = Opts::new("kubernetes_healthchecks_total", "This metric records the results of all healthcheck.");
+        let results = Self {
+            registry: Registry::new(),
+            last: IntGaugeVec::new(last, &["name", "type"]).expect("constant metric"),
+            total: IntCounterVec::new(total, &["name", "type", "status"]).expect("constant metric"),
+        };
+        let _ = results.registry.register(Box::new(results.last.clone()));
+        let _ = results.registry.register(Box::new(results.total.clone()));
+        results
+    }
+
+    fn observe(&self, name: &str, endpoint: &str, passed: bool) {
+        self.last.with_label_values(&[name, endpoint]).set(i64::from(passed));
+        let status = if passed { "success" } else { "error" };
+        self.total.with_label_values(&[name, endpoint, status]).inc();
+    }
 }
 
 impl Default for Health {
@@ -36,7 +67,7 @@ impl Default for Health {
 impl Health {
     /// Only the `ping` check, which always succeeds.
     pub fn new() -> Self {
-        let health = Self { checks: Arc::default() };
+        let health = Self { checks: Arc::default(), results: Results::new() };
         health.register("ping", || Ok(()));
         health
     }
@@ -79,50 +110,64 @@ impl Health {
         let all = self.checks.read().clone();
         let checks: Vec<Check> = all.into_iter().filter(|check| check.endpoints.contains(&endpoint)).collect();
         match parts.next().filter(|name| !name.is_empty()) {
-            None => Some(answer(endpoint, &checks, query.unwrap_or_default())),
+            None => Some(self.answer(endpoint, &checks, query.unwrap_or_default())),
             Some(name) => checks.iter().find(|check| check.name == name).map(|check| match (check.run)() {
                 Ok(()) => text(StatusCode::OK, "ok"),
                 Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, &format!("internal server error: {error}\n")),
             }),
         }
     }
-}
 
-fn answer(endpoint: &str, checks: &[Check], query: &str) -> Response<Body> {
-    let pairs: Vec<(String, String)> = query.split('&').filter(|pair| !pair.is_empty()).map(decode_pair).collect();
-    let excluded = pairs.iter().filter(|(key, _)| key == "exclude").flat_map(|(_, value)| value.split(','));
-    let mut unknown: BTreeSet<String> = excluded.map(str::to_owned).collect();
-    let excluded = unknown.clone();
-    let mut report = String::new();
-    let mut failed = Vec::new();
-    for check in checks {
-        let name = &check.name;
-        if excluded.contains(name) {
-            unknown.remove(name);
-            report.push_str(&format!("[+]{name} excluded: ok\n"));
-            continue;
+    /// The metrics of the results in prometheus' text format.
+    pub fn slis(&self) -> Vec<u8> {
+        let mut text = Vec::new();
+        if let Err(error) = TextEncoder::new().encode(&self.results.registry.gather(), &mut text) {
+            tracing::warn!(%error, "cannot encode metrics");
         }
-        match (check.run)() {
-            Ok(()) => report.push_str(&format!("[+]{name} ok\n")),
-            Err(error) => {
-                let reason = if check.told { error.as_str() } else { "reason withheld" };
-                report.push_str(&format!("[-]{name} failed: {reason}\n"));
-                failed.push(format!("{name}: {error}"));
+        text
+    }
+
+    fn answer(&self, endpoint: &str, checks: &[Check], query: &str) -> Response<Body> {
+        let pairs: Vec<(String, String)> = query.split('&').filter(|pair| !pair.is_empty()).map(decode_pair).collect();
+        let excluded = pairs.iter().filter(|(key, _)| key == "exclude").flat_map(|(_, value)| value.split(','));
+        let mut unknown: BTreeSet<String> = excluded.map(str::to_owned).collect();
+        let excluded = unknown.clone();
+        let mut report = String::new();
+        let mut failed = Vec::new();
+        for check in checks {
+            let name = &check.name;
+            if excluded.contains(name) {
+                unknown.remove(name);
+                report.push_str(&format!("[+]{name} excluded: ok\n"));
+                continue;
+            }
+            let outcome = (check.run)();
+            self.results.observe(name, endpoint, outcome.is_ok());
+            match outcome {
+                Ok(()) => report.push_str(&format!("[+]{name} ok\n")),
+                Err(error) => {
+                    let reason = if check.told { error.as_str() } else { "reason withheld" };
+                    report.push_str(&format!("[-]{name} failed: {reason}\n"));
+                    failed.push(format!("{name}: {error}"));
+                }
             }
         }
+        if !unknown.is_empty() {
+            let names: Vec<_> = unknown.iter().map(|name| format!("{name:?}")).collect();
+            report.push_str(&format!(
+                "warn: some health checks cannot be excluded: no matches for {}\n",
+                names.join(",")
+            ));
+        }
+        if !failed.is_empty() {
+            tracing::info!(checks = failed.join("; "), "{endpoint} check failed");
+            return text(StatusCode::INTERNAL_SERVER_ERROR, &format!("{report}{endpoint} check failed\n"));
+        }
+        if pairs.iter().any(|(key, _)| key == "verbose") {
+            return text(StatusCode::OK, &format!("{report}{endpoint} check passed\n"));
+        }
+        text(StatusCode::OK, "ok")
     }
-    if !unknown.is_empty() {
-        let names: Vec<_> = unknown.iter().map(|name| format!("{name:?}")).collect();
-        report.push_str(&format!("warn: some health checks cannot be excluded: no matches for {}\n", names.join(",")));
-    }
-    if !failed.is_empty() {
-        tracing::info!(checks = failed.join("; "), "{endpoint} check failed");
-        return text(StatusCode::INTERNAL_SERVER_ERROR, &format!("{report}{endpoint} check failed\n"));
-    }
-    if pairs.iter().any(|(key, _)| key == "verbose") {
-        return text(StatusCode::OK, &format!("{report}{endpoint} check passed\n"));
-    }
-    text(StatusCode::OK, "ok")
 }
 
 /// Health queries hold check names only: the escapes that matter are those of the comma and the slash.
@@ -170,6 +215,12 @@ mod tests {
         ] {
             assert_eq!(get(&health, path, query).await, Some((code, body.to_owned())), "{path}?{query}");
         }
+        let slis = String::from_utf8(health.slis()).unwrap();
+        assert!(slis.contains(r#"kubernetes_healthcheck{name="etcd",type="livez"} 0"#), "{slis}");
+        assert!(
+            slis.contains(r#"kubernetes_healthchecks_total{name="ping",status="success",type="livez"} 2"#),
+            "{slis}"
+        );
         assert_eq!(get(&health, "/livez/informer-sync", "").await, None);
         assert_eq!(get(&health, "/healthzz", "").await, None);
     }

@@ -18,6 +18,7 @@ use std::{net::SocketAddr, sync::Arc};
 use async_trait::async_trait;
 use http::{Request, Response};
 use hyper::body::Incoming;
+use tokio_util::sync::CancellationToken;
 
 pub use auth::{Attributes, AuthError, Decision, DelegatedAuth, DelegatedAuthOptions, User};
 pub use body::{Body, BoxError, empty, full, json, status, stream, text};
@@ -34,6 +35,23 @@ pub struct Peer {
     pub addr: SocketAddr,
     /// The client certificate, only if it was verified against the client CA.
     pub certificate: Option<Arc<ClientCertificate>>,
+    /// The client certificate, only if it was verified against the front proxy's CA.
+    pub front_proxy: Option<Arc<ClientCertificate>>,
+    /// Cancelled when the connection shall end after the requests under way.
+    pub finish: CancellationToken,
+}
+
+impl Peer {
+    /// A peer without a certificate.
+    #[must_use]
+    pub fn new(addr: SocketAddr) -> Self {
+        Self { addr, certificate: None, front_proxy: None, finish: CancellationToken::new() }
+    }
+
+    /// Asks the client to open another connection: GOAWAY on HTTP/2, `Connection: close` on HTTP/1.1.
+    pub fn finish_connection(&self) {
+        self.finish.cancel();
+    }
 }
 
 /// Answers requests. Upgrades work through `hyper::upgrade::on(&mut request)`.

@@ -39,6 +39,9 @@ impl Ops {
                 "text/plain; version=0.0.4; charset=utf-8",
                 full(telemetry::gather_text()),
             )),
+            "/metrics/slis" => {
+                Some(respond(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", full(self.health.slis())))
+            }
             "/version" => Some(json(StatusCode::OK, &version::info())),
             "/configz" => self.configz.as_ref().map(|configz| json(StatusCode::OK, configz)),
             _ => None,

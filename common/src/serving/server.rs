@@ -18,6 +18,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Body, Handler, Peer, TlsOptions, parse_client_certificate, tls::Reloader};
 
+/// What a client may send on an HTTP/2 stream before we read it: upstream's, enough for nearly every object.
+const STREAM_WINDOW: u32 = 256 << 10;
+
 /// Why a port is not served.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
@@ -144,18 +147,23 @@ impl Server {
             tracing::debug!(%error, "cannot set TCP_NODELAY");
         }
         let Some(tls) = &self.tls else {
-            return self.http(stream, Peer { addr, certificate: None }, ending).await;
+            return self.http(stream, Peer::new(addr), ending).await;
         };
-        let handshake = TlsAcceptor::from(tls.config()).accept(stream);
+        let current = tls.current();
+        let handshake = TlsAcceptor::from(current.config.clone()).accept(stream);
         let stream = match tokio::time::timeout(self.options.handshake_timeout, handshake).await {
             Ok(Ok(stream)) => stream,
             Ok(Err(error)) => return tracing::debug!(%addr, %error, "TLS handshake error"),
             Err(_) => return tracing::debug!(%addr, "TLS handshake timed out"),
         };
-        let chain = stream.get_ref().1.peer_certificates();
-        let certificate =
-            chain.and_then(|chain| chain.first()).and_then(|der| parse_client_certificate(der)).map(Arc::new);
-        self.http(stream, Peer { addr, certificate }, ending).await;
+        let mut peer = Peer::new(addr);
+        if let Some(chain) = stream.get_ref().1.peer_certificates() {
+            let certificate = chain.first().and_then(|der| parse_client_certificate(der)).map(Arc::new);
+            let (client, front_proxy) = current.verified_by(chain);
+            peer.certificate = certificate.clone().filter(|_| client);
+            peer.front_proxy = certificate.filter(|_| front_proxy);
+        }
+        self.http(stream, peer, ending).await;
     }
 
     async fn http<S>(&self, stream: S, peer: Peer, ending: &Ending)
@@ -163,6 +171,7 @@ impl Server {
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let (peer, handler) = (Arc::new(peer), self.handler.clone());
+        let finish = peer.finish.clone();
         let service = service_fn(move |request: Request<Incoming>| {
             let (handler, peer) = (handler.clone(), peer.clone());
             async move { Ok::<Response<Body>, std::convert::Infallible>(handler.handle(request, peer).await) }
@@ -174,6 +183,9 @@ impl Server {
             .timer(TokioTimer::new())
             .max_concurrent_streams(self.options.max_streams)
             .max_header_list_size(1 << 20)
+            .max_frame_size(STREAM_WINDOW)
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(16 * STREAM_WINDOW)
             .keep_alive_interval(Duration::from_secs(30))
             .keep_alive_timeout(Duration::from_secs(20));
         let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service).into_owned();
@@ -188,6 +200,10 @@ impl Server {
                     return;
                 }
                 () = ending.shutdown.cancelled(), if !asked => {
+                    asked = true;
+                    GracefulConnection::graceful_shutdown(connection.as_mut());
+                }
+                () = finish.cancelled(), if !asked => {
                     asked = true;
                     GracefulConnection::graceful_shutdown(connection.as_mut());
                 }

@@ -216,7 +216,7 @@ async fn shutdown_lets_requests_finish() {
 async fn delegated_auth_without_a_server_allows_health_and_masters_only() {
     let auth = DelegatedAuth::new(None, DelegatedAuthOptions::default());
     let path = |path: &str| Attributes::Path { verb: "get".into(), path: path.into() };
-    let anonymous = Peer { addr: "127.0.0.1:1".parse().unwrap(), certificate: None };
+    let anonymous = Peer::new("127.0.0.1:1".parse().unwrap());
     let certificate = ClientCertificate {
         common_name: "a".into(),
         organizations: vec!["system:masters".into()],

@@ -9,8 +9,8 @@ use std::{
 use parking_lot::{Mutex, RwLock};
 use rustls::{
     RootCertStore, ServerConfig,
-    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
-    server::WebPkiClientVerifier,
+    pki_types::{CertificateDer, PrivateKeyDer, UnixTime, pem::PemObject},
+    server::{WebPkiClientVerifier, danger::ClientCertVerifier},
     version::{TLS12, TLS13},
 };
 use tokio::time::Instant;
@@ -48,6 +48,8 @@ pub struct TlsOptions {
     pub client_ca: Option<PathBuf>,
     /// More CAs for client certificates, PEM text that may be filled later (from the cluster's `extension-apiserver-authentication`).
     pub client_ca_pem: Arc<RwLock<Vec<u8>>>,
+    /// CAs of front proxies, PEM; whose certificates are no clients'.
+    pub front_proxy_ca: Option<PathBuf>,
     /// Without certificate and key: keep a self-signed pair here as `<pair_name>.crt/.key`; None keeps it in memory.
     pub cert_dir: Option<PathBuf>,
     /// File name of the self-signed pair.
@@ -85,9 +87,29 @@ type Pair = (Vec<u8>, Vec<u8>);
 type Stamp = Option<(SystemTime, u64)>;
 
 struct Current {
-    config: Arc<ServerConfig>,
+    setup: Arc<Setup>,
     seen: Vec<Stamp>,
     check_at: Instant,
+}
+
+type Verifier = Arc<dyn ClientCertVerifier>;
+
+/// What one connection is accepted with.
+pub(super) struct Setup {
+    pub(super) config: Arc<ServerConfig>,
+    /// Which CAs a certificate is of, asked only when there are two kinds.
+    client: Option<Verifier>,
+    front_proxy: Option<Verifier>,
+}
+
+impl Setup {
+    /// Whether a chain that passed the handshake leads to a client CA, and whether to one of front proxies.
+    pub(super) fn verified_by(&self, chain: &[CertificateDer<'_>]) -> (bool, bool) {
+        let Some(front_proxy) = &self.front_proxy else { return (true, false) };
+        let Some((end, between)) = chain.split_first() else { return (false, false) };
+        let by = |verifier: &Verifier| verifier.verify_client_cert(end, between, UnixTime::now()).is_ok();
+        (self.client.as_ref().is_some_and(by), by(front_proxy))
+    }
 }
 
 /// The TLS configuration for new connections, rebuilt when files change.
@@ -100,13 +122,13 @@ pub(super) struct Reloader {
 impl Reloader {
     pub(super) fn new(mut options: TlsOptions) -> Result<Self, ServeError> {
         let memory_pair = ensure_pair(&mut options)?;
-        let config = build(&options, memory_pair.as_ref())?;
-        let current = Current { config, seen: stamps(&options), check_at: Instant::now() + CHECK_EVERY };
+        let setup = Arc::new(build(&options, memory_pair.as_ref())?);
+        let current = Current { setup, seen: stamps(&options), check_at: Instant::now() + CHECK_EVERY };
         Ok(Self { options, memory_pair, current: Mutex::new(current) })
     }
 
     /// The configuration for a connection accepted now.
-    pub(super) fn config(&self) -> Arc<ServerConfig> {
+    pub(super) fn current(&self) -> Arc<Setup> {
         let mut current = self.current.lock();
         let now = Instant::now();
         if now >= current.check_at {
@@ -114,9 +136,9 @@ impl Reloader {
             let seen = stamps(&self.options);
             if seen != current.seen {
                 match build(&self.options, self.memory_pair.as_ref()) {
-                    Ok(config) => {
+                    Ok(setup) => {
                         tracing::info!("serving certificate or client CA changed on disk, reloaded");
-                        current.config = config;
+                        current.setup = Arc::new(setup);
                         current.seen = seen;
                     }
                     Err(error) => {
@@ -125,12 +147,12 @@ impl Reloader {
                 }
             }
         }
-        current.config.clone()
+        current.setup.clone()
     }
 }
 
 fn stamps(options: &TlsOptions) -> Vec<Stamp> {
-    let files = [&options.cert, &options.key, &options.client_ca];
+    let files = [&options.cert, &options.key, &options.client_ca, &options.front_proxy_ca];
     let stamp =
         |file: &PathBuf| std::fs::metadata(file).ok().and_then(|data| Some((data.modified().ok()?, data.len())));
     let shared = Some((SystemTime::UNIX_EPOCH, options.client_ca_pem.read().len() as u64));
@@ -187,7 +209,7 @@ fn self_signed(hosts: &[String]) -> Result<Pair, ServeError> {
     Ok((certificate.pem().into_bytes(), key.serialize_pem().into_bytes()))
 }
 
-fn build(options: &TlsOptions, memory_pair: Option<&Pair>) -> Result<Arc<ServerConfig>, ServeError> {
+fn build(options: &TlsOptions, memory_pair: Option<&Pair>) -> Result<Setup, ServeError> {
     let (cert_pem, key_pem, name) = match (memory_pair, &options.cert, &options.key) {
         (Some((cert, key)), _, _) => (cert.clone(), key.clone(), "the self-signed pair".to_owned()),
         (None, Some(cert), Some(key)) => (read(cert)?, read(key)?, format!("{}, {}", cert.display(), key.display())),
@@ -202,25 +224,41 @@ fn build(options: &TlsOptions, memory_pair: Option<&Pair>) -> Result<Arc<ServerC
     let builder = ServerConfig::builder_with_provider(provider.clone())
         .with_protocol_versions(versions)
         .map_err(|error| wrong(&error))?;
-    let builder = match client_roots(options)? {
-        None => builder.with_no_client_auth(),
-        Some(roots) => {
-            let (store, certificates) = roots;
-            let algorithms = provider.signature_verification_algorithms;
-            let webpki = WebPkiClientVerifier::builder_with_provider(Arc::new(store), provider);
-            let webpki = webpki.allow_unauthenticated().build().map_err(|error| wrong(&error))?;
-            builder.with_client_cert_verifier(Arc::new(v1_client::Verifier::new(webpki, certificates, algorithms)))
+    let verifier = |authorities: Vec<CertificateDer<'static>>| -> Result<Verifier, ServeError> {
+        let mut roots = RootCertStore::empty();
+        for der in &authorities {
+            roots.add(der.clone()).map_err(|error| wrong(&error))?;
+        }
+        let webpki = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone());
+        let webpki = webpki.allow_unauthenticated().build().map_err(|error| wrong(&error))?;
+        let algorithms = provider.signature_verification_algorithms;
+        Ok(Arc::new(v1_client::Verifier::new(webpki, authorities, algorithms)))
+    };
+    let (clients, proxies) = (client_authorities(options)?, front_proxy_authorities(options)?);
+    let builder = match (&clients, &proxies) {
+        (None, None) => builder.with_no_client_auth(),
+        _ => {
+            let all = clients.iter().chain(&proxies).flatten().cloned().collect();
+            builder.with_client_cert_verifier(verifier(all)?)
         }
     };
     let mut config = builder.with_single_cert(chain, key).map_err(|error| wrong(&error))?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Ok(Arc::new(config))
+    let config = Arc::new(config);
+    Ok(match proxies {
+        None => Setup { config, client: None, front_proxy: None },
+        Some(proxies) => {
+            Setup { config, client: clients.map(&verifier).transpose()?, front_proxy: Some(verifier(proxies)?) }
+        }
+    })
 }
 
-/// The CAs of client certificates, for webpki and as they are.
-type Roots = (RootCertStore, Vec<CertificateDer<'static>>);
+fn front_proxy_authorities(options: &TlsOptions) -> Result<Option<Vec<CertificateDer<'static>>>, ServeError> {
+    let read = |path: &Path| authorities(&read(path)?, &path.display().to_string());
+    options.front_proxy_ca.as_deref().map(read).transpose()
+}
 
-fn client_roots(options: &TlsOptions) -> Result<Option<Roots>, ServeError> {
+fn client_authorities(options: &TlsOptions) -> Result<Option<Vec<CertificateDer<'static>>>, ServeError> {
     let mut pem = options.client_ca_pem.read().clone();
     let mut name = "the cluster's client CA".to_owned();
     if let Some(path) = &options.client_ca {
@@ -228,21 +266,22 @@ fn client_roots(options: &TlsOptions) -> Result<Option<Roots>, ServeError> {
         pem.extend(read(path)?);
         name = path.display().to_string();
     }
-    if pem.is_empty() {
-        return Ok(None);
-    }
-    let (mut roots, mut certificates) = (RootCertStore::empty(), Vec::new());
-    for certificate in CertificateDer::pem_slice_iter(&pem) {
-        let added = certificate
+    if pem.is_empty() { Ok(None) } else { authorities(&pem, &name).map(Some) }
+}
+
+/// The CAs in a PEM text, each of which must be usable.
+fn authorities(pem: &[u8], name: &str) -> Result<Vec<CertificateDer<'static>>, ServeError> {
+    let mut certificates = Vec::new();
+    for certificate in CertificateDer::pem_slice_iter(pem) {
+        let usable = certificate
             .map_err(|error| error.to_string())
-            .and_then(|der| roots.add(der.clone()).map(|()| der).map_err(|error| error.to_string()));
-        let der = added.map_err(|error| ServeError::Tls(format!("client CA {name}: {error}")))?;
-        certificates.push(der);
+            .and_then(|der| RootCertStore::empty().add(der.clone()).map(|()| der).map_err(|error| error.to_string()));
+        certificates.push(usable.map_err(|error| ServeError::Tls(format!("client CA {name}: {error}")))?);
     }
-    if roots.is_empty() {
+    if certificates.is_empty() {
         return Err(ServeError::Tls(format!("client CA {name} holds no certificate")));
     }
-    Ok(Some((roots, certificates)))
+    Ok(certificates)
 }
 
 #[cfg(test)]
@@ -261,15 +300,15 @@ mod tests {
         write(&["first".into()]);
         let options = TlsOptions { cert: Some(cert.clone()), key: Some(key.clone()), ..TlsOptions::default() };
         let reloader = Reloader::new(options).unwrap();
-        let first = reloader.config();
+        let first = reloader.current();
         write(&["second-and-longer".into()]);
-        assert!(Arc::ptr_eq(&first, &reloader.config()), "not looked at yet");
+        assert!(Arc::ptr_eq(&first, &reloader.current()), "not looked at yet");
         reloader.current.lock().check_at = Instant::now();
-        let second = reloader.config();
+        let second = reloader.current();
         assert!(!Arc::ptr_eq(&first, &second));
         std::fs::write(&cert, "broken").unwrap();
         reloader.current.lock().check_at = Instant::now();
-        assert!(Arc::ptr_eq(&second, &reloader.config()));
+        assert!(Arc::ptr_eq(&second, &reloader.current()));
     }
 
     #[test]

@@ -112,7 +112,7 @@ mod tests {
     }
 
     async fn get_pods(auth: &Auth, token: Option<&str>) -> u16 {
-        let peer = Peer { addr: ([127, 0, 0, 1], 1).into(), certificate: None };
+        let peer = Peer::new(([127, 0, 0, 1], 1).into());
         let mut headers = HeaderMap::new();
         if let Some(token) = token {
             headers.insert(header::AUTHORIZATION, format!("Bearer {token}").parse().unwrap());
