@@ -11,6 +11,7 @@ use futures::stream::BoxStream;
 pub mod cache;
 pub mod codec;
 pub mod embedded;
+pub mod encryption;
 mod error;
 pub mod etcd;
 mod hub;
@@ -194,6 +195,12 @@ pub trait Store: Send + Sync + 'static {
 
     /// Streams every change under `prefix` after the given revision: first from history, then live, each once.
     async fn watch(&self, prefix: &str, after: Revision) -> Result<StoreWatch, StoreError>;
+
+    /// Whether the value of a key would be stored differently today (under another encryption key), so that even a write
+    /// that changes nothing has to be done.
+    async fn is_stale(&self, _key: &str) -> Result<bool, StoreError> {
+        Ok(false)
+    }
 
     /// The newest revision: every write acknowledged before the call is included.
     async fn current_revision(&self) -> Result<Revision, StoreError>;
