@@ -1,6 +1,11 @@
 //! Lists: pages of the newest state, of an old root, or of the store's history.
 
-use std::{collections::VecDeque, ops::Bound, sync::Arc, time::Instant};
+use std::{
+    collections::VecDeque,
+    ops::Bound,
+    sync::{Arc, atomic::Ordering},
+    time::Instant,
+};
 
 use bytes::Bytes;
 
@@ -172,25 +177,52 @@ pub(super) async fn list(inner: &Arc<Inner>, query: ListQuery) -> Result<ListPag
         None => query.version,
     };
     let start = position.as_ref().map(|position| position.start.as_str());
-    let (root, revision, complete) = match version {
-        ResourceVersion::Exact(revision) => {
-            inner.wait_for(revision).await?;
-            match known_root(inner, revision) {
-                Some(root) => (root, revision, true),
-                None => (stored_root(inner, revision, &prefix, start).await?, revision, false),
-            }
-        }
-        other => {
-            inner.fresh(other).await?;
-            let state = inner.state.read();
-            (state.root.clone(), state.revision, true)
-        }
-    };
+    let (root, revision, complete) = state_of(inner, version, &prefix, start).await?;
     let page = page(&inner.spec, &root, revision, &query, start);
+    let metrics = inner.metrics();
+    metrics.lists.inc();
+    metrics.list_fetched.inc_by(page.items.len() as u64);
+    metrics.list_returned.inc_by(page.items.len() as u64);
     if complete && page.continue_token.is_some() {
         inner.snapshots.lock().keep(revision, &root);
     }
     Ok(page)
+}
+
+/// The objects of a version, its revision, and whether they are all of the resource's rather than some of `prefix`.
+async fn state_of(
+    inner: &Arc<Inner>,
+    version: ResourceVersion,
+    prefix: &str,
+    start: Option<&str>,
+) -> Result<(Root, Revision, bool), CacheError> {
+    let suspect = || inner.suspect.load(Ordering::Acquire);
+    if let ResourceVersion::Exact(revision) = version {
+        inner.wait_for(revision).await?;
+        if let Some(root) = known_root(inner, revision).filter(|_| !suspect()) {
+            return Ok((root, revision, true));
+        }
+        let (root, _) = stored_root(inner, Some(revision), prefix, start).await?;
+        return Ok((root, revision, false));
+    }
+    let consistent = version == ResourceVersion::MostRecent;
+    match inner.fresh(version).await {
+        Ok(()) if !suspect() => {
+            if consistent {
+                inner.metrics().consistent_reads.inc();
+            }
+            let state = inner.state.read();
+            return Ok((state.root.clone(), state.revision, true));
+        }
+        // A cache that does not keep up must not keep a consistent read from being answered.
+        Err(CacheError::TooLargeResourceVersion { .. }) if consistent => {
+            inner.metrics().consistent_read_failures.inc();
+        }
+        Ok(()) => {}
+        Err(error) => return Err(error),
+    }
+    let (root, revision) = stored_root(inner, None, prefix, start).await?;
+    Ok((root, revision, false))
 }
 
 fn page(spec: &ResourceSpec, root: &Root, revision: Revision, query: &ListQuery, start: Option<&str>) -> ListPage {
@@ -222,14 +254,14 @@ fn known_root(inner: &Inner, revision: Revision) -> Option<Root> {
     kept.or_else(|| inner.state.read().root_at(revision))
 }
 
-/// The objects of `prefix` from `start` on at an old revision, from the store's history.
+/// The objects of `prefix` from `start` on, at an old revision or the newest, from the store.
 async fn stored_root(
     inner: &Arc<Inner>,
-    revision: Revision,
+    revision: Option<Revision>,
     prefix: &str,
     start: Option<&str>,
-) -> Result<Root, CacheError> {
-    let options = RangeOptions { revision: Some(revision), ..RangeOptions::default() };
+) -> Result<(Root, Revision), CacheError> {
+    let options = RangeOptions { revision, ..RangeOptions::default() };
     let range = KeyRange::prefix_from(prefix, start.unwrap_or(prefix));
     let result = inner.store.range(range, options).await.map_err(|error| match error {
         StoreError::Compacted { .. } => compacted(prefix, start),
@@ -240,7 +272,7 @@ async fn stored_root(
     for kv in &result.kvs {
         root.insert(kv.key.clone(), Arc::new(CachedObject::ingest(kv, &inner.spec, EventKind::Added)?));
     }
-    Ok(root)
+    Ok((root, revision.unwrap_or(result.revision)))
 }
 
 fn compacted(prefix: &str, start: Option<&str>) -> CacheError {

@@ -20,6 +20,14 @@ pub(super) struct Metrics {
     pub terminated_watchers: IntCounter,
     pub decode_errors: IntCounter,
     pub read_wait: Histogram,
+    pub capacity: IntGauge,
+    pub dispatched: IntCounter,
+    pub lists: IntCounter,
+    pub list_fetched: IntCounter,
+    pub list_returned: IntCounter,
+    pub consistent_reads: IntCounter,
+    pub consistent_read_failures: IntCounter,
+    pub checks: [IntCounter; 3],
 }
 
 impl Metrics {
@@ -37,6 +45,14 @@ impl Metrics {
             terminated_watchers: families.terminated_watchers.with_label_values(labels),
             decode_errors: families.decode_errors.with_label_values(labels),
             read_wait: families.read_wait.with_label_values(labels),
+            capacity: families.capacity.with_label_values(labels),
+            dispatched: families.dispatched.with_label_values(labels),
+            lists: families.lists.with_label_values(&[group, resource, ""]),
+            list_fetched: families.list_fetched.with_label_values(&[group, resource, ""]),
+            list_returned: families.list_returned.with_label_values(labels),
+            consistent_reads: families.consistent_reads.with_label_values(&[group, resource, "true", "false"]),
+            consistent_read_failures: families.consistent_reads.with_label_values(&[group, resource, "false", "true"]),
+            checks: CHECKS.map(|status| families.checks.with_label_values(&[group, resource, status])),
         }
     }
 }
@@ -50,7 +66,17 @@ struct Families {
     terminated_watchers: IntCounterVec,
     decode_errors: IntCounterVec,
     read_wait: HistogramVec,
+    capacity: IntGaugeVec,
+    dispatched: IntCounterVec,
+    lists: IntCounterVec,
+    list_fetched: IntCounterVec,
+    list_returned: IntCounterVec,
+    consistent_reads: IntCounterVec,
+    checks: IntCounterVec,
 }
+
+/// How a comparison of the cache with the store may end.
+const CHECKS: [&str; 3] = ["success", "failure", "error"];
 
 fn families() -> &'static Families {
     static FAMILIES: OnceLock<Families> = OnceLock::new();
@@ -62,6 +88,32 @@ fn families() -> &'static Families {
         initial_events: counter("apiserver_init_events_total", "Events of the initial state sent to watchers."),
         terminated_watchers: counter("apiserver_terminated_watchers_total", "Watchers ended for being too slow."),
         decode_errors: counter("apiserver_storage_decode_errors_total", "Stored objects that could not be decoded."),
+        capacity: gauge("apiserver_watch_cache_capacity", "Total capacity of watch cache broken by resource type."),
+        dispatched: counter("apiserver_watch_cache_events_dispatched_total", "Events sent on to watchers."),
+        lists: labelled(
+            "apiserver_cache_list_total",
+            "Number of LIST requests served from watch cache",
+            &["group", "resource", "index"],
+        ),
+        list_fetched: labelled(
+            "apiserver_cache_list_fetched_objects_total",
+            "Number of objects read from watch cache in the course of serving a LIST request",
+            &["group", "resource", "index"],
+        ),
+        list_returned: counter(
+            "apiserver_cache_list_returned_objects_total",
+            "Number of objects returned for a LIST request from watch cache",
+        ),
+        consistent_reads: labelled(
+            "apiserver_watch_cache_consistent_read_total",
+            "Counter for consistent reads from cache.",
+            &["group", "resource", "success", "fallback"],
+        ),
+        checks: labelled(
+            "apiserver_storage_consistency_checks_total",
+            "Counter for status of consistency checks between the store and the watch cache",
+            &["group", "resource", "status"],
+        ),
         read_wait: histogram("apiserver_watch_cache_read_wait_seconds", "Time reads waited for a fresh watch cache."),
     })
 }
@@ -78,7 +130,11 @@ fn gauge(name: &str, help: &str) -> IntGaugeVec {
 }
 
 fn counter(name: &str, help: &str) -> IntCounterVec {
-    register(IntCounterVec::new(Opts::new(name, help), LABELS))
+    labelled(name, help, LABELS)
+}
+
+fn labelled(name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
+    register(IntCounterVec::new(Opts::new(name, help), labels))
 }
 
 fn histogram(name: &str, help: &str) -> HistogramVec {

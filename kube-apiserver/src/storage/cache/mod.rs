@@ -6,6 +6,7 @@
 
 use std::{
     borrow::Cow,
+    collections::HashSet,
     sync::{
         Arc, OnceLock,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -18,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{ProgressRequest, Revision, Store, codec::Codec};
 
+mod check;
 mod error;
 mod list;
 mod metrics;
@@ -33,6 +35,7 @@ mod watch;
 #[cfg(test)]
 mod tests;
 
+pub use check::Difference;
 pub use error::CacheError;
 pub use list::{ListPage, ListQuery, ResourceVersion};
 pub use object::{CachedObject, Labels};
@@ -114,6 +117,11 @@ struct Inner {
     progress: Mutex<Option<ProgressRequest>>,
     /// The newest revision that somebody waits for, should the store watch have to be made anew.
     wanted: AtomicU64,
+    /// A check found the cache to differ from the store: reads go there until it has been read anew.
+    suspect: AtomicBool,
+    start_over: tokio::sync::Notify,
+    /// Keys whose values cannot be read and are left out.
+    unreadable: Mutex<HashSet<Arc<str>>>,
     /// Made with the first use, so that unused caches report nothing.
     metrics: OnceLock<metrics::Metrics>,
 }
@@ -133,6 +141,9 @@ impl ResourceCache {
             progress_sent: tokio::sync::watch::Sender::new(0),
             progress: Mutex::new(None),
             wanted: AtomicU64::new(0),
+            suspect: AtomicBool::new(false),
+            start_over: tokio::sync::Notify::new(),
+            unreadable: Mutex::default(),
             metrics: OnceLock::new(),
         }))
     }
@@ -185,8 +196,33 @@ impl ResourceCache {
         name: &str,
         version: ResourceVersion,
     ) -> Result<Option<Arc<CachedObject>>, CacheError> {
-        self.0.fresh(version).await?;
-        Ok(self.peek(namespace, name))
+        match self.0.fresh(version).await {
+            Ok(()) if !self.0.suspect.load(Ordering::Acquire) => Ok(self.peek(namespace, name)),
+            Ok(()) => self.fetch(namespace, name).await,
+            Err(CacheError::TooLargeResourceVersion { .. }) if version == ResourceVersion::MostRecent => {
+                self.fetch(namespace, name).await
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Reads one object from the store.
+    async fn fetch(&self, namespace: &str, name: &str) -> Result<Option<Arc<CachedObject>>, CacheError> {
+        let (found, _) = self.0.store.get(&self.key(namespace, name), None).await?;
+        let read = |kv| CachedObject::ingest(&kv, &self.0.spec, EventKind::Added).map(Arc::new);
+        Ok(found.map(read).transpose()?)
+    }
+
+    /// Whether the cache is in use: unused ones hold nothing.
+    pub fn is_started(&self) -> bool {
+        self.0.started.load(Ordering::Acquire)
+    }
+
+    /// Compares the cache with the store at the cache's revision. After a difference the cache is read anew, and reads
+    /// go to the store until then.
+    pub async fn verify(&self) -> Result<Option<Difference>, CacheError> {
+        self.0.ready().await?;
+        check::once(&self.0).await
     }
 
     /// What the cache holds at this moment, without waiting (the suggestion for the first try of a write).
@@ -202,9 +238,9 @@ impl ResourceCache {
     /// Starts a watch.
     pub async fn watch(&self, query: WatchQuery) -> Result<Watcher, CacheError> {
         let version = match query.from {
-            WatchFrom::MostRecent | WatchFrom::InitialEvents(None) => ResourceVersion::MostRecent,
+            WatchFrom::Now | WatchFrom::InitialEvents(None) => ResourceVersion::MostRecent,
             WatchFrom::InitialEvents(Some(revision)) if revision > 0 => ResourceVersion::NotOlderThan(revision),
-            WatchFrom::Any | WatchFrom::After(_) | WatchFrom::InitialEvents(Some(_)) => ResourceVersion::Any,
+            WatchFrom::Latest | WatchFrom::After(_) | WatchFrom::InitialEvents(Some(_)) => ResourceVersion::Any,
         };
         self.0.fresh(version).await?;
         Watcher::start(&self.0, query)
@@ -233,7 +269,7 @@ impl Inner {
     }
 
     fn unavailable(&self) -> CacheError {
-        CacheError::Unavailable(format!("storage of {} is (re)initializing", self.spec.resource))
+        CacheError::Unavailable("storage is (re)initializing".to_owned())
     }
 
     /// Makes the state new enough for a read.
@@ -251,6 +287,11 @@ impl Inner {
 
     async fn wait_for(self: &Arc<Self>, revision: Revision) -> Result<(), CacheError> {
         self.ready().await?;
+        self.reach(revision).await
+    }
+
+    /// As [`Self::wait_for`], for who knows that the cache has been started.
+    async fn reach(&self, revision: Revision) -> Result<(), CacheError> {
         if self.state.read().revision >= revision {
             return Ok(());
         }

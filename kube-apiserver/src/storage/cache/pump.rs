@@ -9,7 +9,7 @@ use futures::StreamExt;
 
 use super::{
     super::{KeyRange, KeyValue, RangeOptions, Revision, StoreError, StoreEvent, WatchBatch},
-    CachedObject, EventKind, Inner,
+    CachedObject, EventKind, Inner, check,
     ring::{CacheEvent, Root},
 };
 
@@ -19,7 +19,8 @@ const LAST_RETRY: Duration = Duration::from_secs(5);
 
 /// Runs until the cache's shutdown, then ends its watchers.
 pub(super) async fn run(inner: Arc<Inner>) {
-    inner.shutdown.clone().run_until_cancelled(follow(&inner)).await;
+    let work = async { tokio::join!(follow(&inner), check::run(&inner)) };
+    inner.shutdown.clone().run_until_cancelled(work).await;
     inner.state.write().closed = true;
     inner.progress_sent.send_replace(inner.state.read().revision);
     inner.wakers.wake_all();
@@ -31,7 +32,13 @@ async fn follow(inner: &Arc<Inner>) {
     loop {
         let started = Instant::now();
         let error = match listed {
-            true => watch(inner).await,
+            true => tokio::select! {
+                error = watch(inner) => error,
+                () = inner.start_over.notified() => {
+                    listed = false;
+                    continue;
+                }
+            },
             false => match list(inner).await {
                 Ok(()) => {
                     listed = true;
@@ -77,6 +84,7 @@ async fn list(inner: &Arc<Inner>) -> Result<(), StoreError> {
             report(inner, root.len(), revision);
             inner.metrics().initializations.inc();
             inner.state.write().replace(root, revision);
+            inner.suspect.store(false, Ordering::Release);
             inner.progress_sent.send_replace(revision);
             inner.wakers.wake_all();
             return Ok(());
@@ -117,8 +125,15 @@ async fn watch(inner: &Arc<Inner>) -> StoreError {
 /// An object that cannot be read is reported and left out: one damaged key must not take the resource down.
 fn ingest(inner: &Inner, kv: &KeyValue, kind: EventKind) -> Option<Arc<CachedObject>> {
     match CachedObject::ingest(kv, &inner.spec, kind) {
-        Ok(object) => Some(Arc::new(object)),
+        Ok(object) => {
+            let mut unreadable = inner.unreadable.lock();
+            if !unreadable.is_empty() {
+                unreadable.remove(&kv.key);
+            }
+            Some(Arc::new(object))
+        }
         Err(error) => {
+            inner.unreadable.lock().insert(kv.key.clone());
             inner.metrics().decode_errors.inc();
             tracing::error!(resource = %inner.spec.resource, %error, "watch cache: leaving out an unreadable object");
             None
@@ -159,6 +174,7 @@ fn apply(inner: &Inner, batch: WatchBatch) {
         (state.root.len(), state.revision, state.sweep_due(&inner.options))
     };
     inner.metrics().received.inc_by(published.len() as u64);
+    inner.metrics().dispatched.inc_by(published.len() as u64);
     report(inner, objects, revision);
     inner.progress_sent.send_replace(revision);
     if sweep {
@@ -169,6 +185,7 @@ fn apply(inner: &Inner, batch: WatchBatch) {
 }
 
 fn report(inner: &Inner, objects: usize, revision: Revision) {
+    inner.metrics().capacity.set(inner.options.max_events as i64);
     inner.metrics().objects.set(objects as i64);
     inner.metrics().revision.set(revision as i64);
 }

@@ -214,7 +214,7 @@ async fn initial_events_and_bookmarks() {
     // Bookmarks follow writes that do not concern the resource.
     let other = fixture.store.create("/registry/secrets/x", Bytes::new(), None).await.unwrap();
     while told(&mut watcher).await != format!("BOOKMARK@{other}") {}
-    let mut legacy = fixture.watch(Selection::default(), WatchFrom::Any, false).await;
+    let mut legacy = fixture.watch(Selection::default(), WatchFrom::InitialEvents(Some(0)), false).await;
     assert_eq!(told(&mut legacy).await, format!("ADDED a@{r2}"));
     let frame = bookmark_frame("v1", "Pod", 7, true);
     let frame: serde_json::Value = serde_json::from_slice(&frame).unwrap();
@@ -253,4 +253,44 @@ async fn a_damaged_object_is_left_out() {
     assert_eq!(names(&page), ["good"]);
     let again = fixture.store.create("/registry/pods/default/bad", Bytes::new(), None).await;
     assert!(matches!(again, Err(StoreError::Exists { .. })));
+}
+
+#[tokio::test]
+async fn a_cache_that_differs_is_found_out_and_repaired() {
+    let fixture = fixture(CacheOptions::default()).await;
+    let first = fixture.create("a", "x", "n1").await;
+    fixture.create("b", "x", "n1").await;
+    fixture.cache.list(ListQuery::default()).await.unwrap();
+    assert_eq!(fixture.cache.verify().await.unwrap(), None);
+    fixture.cache.0.state.write().root.remove("/registry/pods/default/a");
+    let found = fixture.cache.verify().await.unwrap().expect("a difference");
+    assert_eq!(found.stored, Some(("/registry/pods/default/a".to_owned(), first)));
+    let page = fixture.cache.list(ListQuery::default()).await.unwrap();
+    assert_eq!(names(&page), ["a", "b"], "reads go to the store until the cache is repaired");
+    let got = fixture.cache.get("default", "a", ResourceVersion::MostRecent).await.unwrap();
+    assert_eq!(got.expect("the object").revision(), first);
+    while fixture.cache.0.suspect.load(Ordering::Acquire) {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(fixture.cache.verify().await.unwrap(), None);
+    fixture.shutdown.cancel();
+}
+
+#[tokio::test]
+async fn a_consistent_read_does_not_depend_on_the_cache_keeping_up() {
+    let options = CacheOptions { fresh_timeout: Duration::from_millis(10), ..CacheOptions::default() };
+    let fixture = fixture(options).await;
+    fixture.create("a", "x", "n1").await;
+    fixture.cache.ready().await.unwrap();
+    // Nobody brings the cache forward any more.
+    fixture.shutdown.cancel();
+    while !fixture.cache.0.state.read().closed {
+        tokio::task::yield_now().await;
+    }
+    let newest = fixture.create("b", "x", "n1").await;
+    let page = fixture.cache.list(ListQuery::default()).await.unwrap();
+    assert_eq!((names(&page), page.revision), (vec!["a", "b"], newest));
+    assert!(fixture.cache.get("default", "b", ResourceVersion::MostRecent).await.unwrap().is_some());
+    let exact = ListQuery { version: ResourceVersion::NotOlderThan(newest), ..ListQuery::default() };
+    assert!(matches!(fixture.cache.list(exact).await, Err(CacheError::TooLargeResourceVersion { .. })));
 }

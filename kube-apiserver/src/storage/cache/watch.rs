@@ -9,20 +9,23 @@ use super::{super::Revision, CacheError, CachedObject, Inner, Selection, ring::C
 
 /// Events a watcher takes from the ring at a time.
 const CHUNK: usize = 64;
+/// How long before the end of a watch the last bookmark is sent.
+const LAST_BOOKMARK: std::time::Duration = std::time::Duration::from_secs(2);
 /// How long before a bookmark the store is asked how far it is.
 const BOOKMARK_LEAD: std::time::Duration = std::time::Duration::from_millis(200);
 
 /// Where a watch starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WatchFrom {
-    /// Unset resourceVersion: the current state as ADDED events, then changes, read consistently.
-    MostRecent,
-    /// `0`: as the cache has it: synthetic ADDED events, then changes.
-    Any,
+    /// `sendInitialEvents=false` without a version: only changes to the newest state.
+    Now,
+    /// `sendInitialEvents=false` with version 0: only changes to whatever the cache has.
+    Latest,
     /// After this revision: only changes.
     After(Revision),
-    /// `sendInitialEvents=true` (resourceVersionMatch=NotOlderThan): the state not older than the revision (0: any,
-    /// absent: most recent) as ADDED events, then a bookmark annotated `k8s.io/initial-events-end`, then changes.
+    /// `sendInitialEvents=true`, or nothing said and no version or 0: the state not older than the revision (0: any,
+    /// absent: newest) as ADDED events, then, for who takes bookmarks, one annotated `k8s.io/initial-events-end`, then
+    /// changes.
     InitialEvents(Option<Revision>),
 }
 
@@ -103,6 +106,16 @@ pub struct Watcher {
 struct Bookmarks {
     due: Instant,
     asked: bool,
+    /// The watch is about to end: one more, so that the client resumes from as late as possible.
+    last: Option<Instant>,
+}
+
+impl Bookmarks {
+    fn next(now: Instant, interval: std::time::Duration, last: Option<Instant>) -> Self {
+        let last = last.filter(|last| *last > now);
+        let due = now + interval;
+        Self { due: last.map_or(due, |last| last.min(due)), asked: false, last }
+    }
 }
 
 impl Watcher {
@@ -116,18 +129,17 @@ impl Watcher {
                 let position = state.position_after(revision).ok_or_else(|| too_old(revision, state.floor))?;
                 (position, revision, None)
             }
-            from => {
+            WatchFrom::Now | WatchFrom::Latest => (state.end(), state.revision, None),
+            WatchFrom::InitialEvents(_) => {
                 let (root, revision, end) = (state.root.clone(), state.revision, state.end());
                 drop(state);
                 let objects = super::list::scan(&inner.spec, &root, &query.selection, None);
                 initial.extend(objects.filter(|object| query.selection.matches(object)).cloned());
                 inner.metrics().initial_events.inc_by(initial.len() as u64);
-                let wants_end = matches!(from, WatchFrom::InitialEvents(_)) && query.bookmarks;
-                (end, revision, wants_end.then_some(revision))
+                (end, revision, query.bookmarks.then_some(revision))
             }
         };
-        let bookmark =
-            query.bookmarks.then(|| Bookmarks { due: Instant::now() + inner.options.bookmark_interval, asked: false });
+        let bookmark = query.bookmarks.then(|| Bookmarks::next(Instant::now(), inner.options.bookmark_interval, None));
         Ok(Self {
             inner: inner.clone(),
             place,
@@ -139,6 +151,13 @@ impl Watcher {
             after,
             bookmark,
         })
+    }
+
+    /// Says when the watch will be ended: shortly before, a last bookmark is due.
+    pub fn ends_at(&mut self, deadline: Instant) {
+        let Some(bookmark) = &mut self.bookmark else { return };
+        let last = deadline.checked_sub(LAST_BOOKMARK);
+        *bookmark = Bookmarks::next(Instant::now(), self.inner.options.bookmark_interval, last);
     }
 
     /// The next item; `None` when the server shuts down. After an error the watch is over: `Expired` must be told to
@@ -228,7 +247,7 @@ impl Watcher {
         let Some(bookmark) = &mut self.bookmark else { return Step::Wait(None) };
         let now = Instant::now();
         if now >= bookmark.due {
-            *bookmark = Bookmarks { due: now + self.inner.options.bookmark_interval, asked: false };
+            *bookmark = Bookmarks::next(now, self.inner.options.bookmark_interval, bookmark.last);
             let revision = revision.max(self.after);
             return Step::Item(WatchItem::Bookmark { revision, initial_events_end: false });
         }

@@ -88,7 +88,7 @@ fn read(flag: &str, path: &Path) -> Result<Vec<u8>, StoreError> {
     std::fs::read(path).map_err(|error| StoreError::Internal(format!("{flag} {}: {error}", path.display())))
 }
 
-/// Requested progress is only ordered with events from 3.4.25 and 3.5.8 on; all members must have it.
+/// Requested progress can be relied on from 3.4.31 and 3.5.13 on, as upstream decided; all members must have it.
 async fn progress_supported(options: &EtcdOptions, dial: &ConnectOptions) -> bool {
     for endpoint in &options.endpoints {
         let version = async {
@@ -106,8 +106,8 @@ async fn progress_supported(options: &EtcdOptions, dial: &ConnectOptions) -> boo
 fn orders_progress(version: &str) -> bool {
     let numbers: Vec<u32> = version.split(['.', '-', '+']).map_while(|part| part.parse().ok()).collect();
     match numbers[..] {
-        [3, 4, patch, ..] => patch >= 25,
-        [3, 5, patch, ..] => patch >= 8,
+        [3, 4, patch, ..] => patch >= 31,
+        [3, 5, patch, ..] => patch >= 13,
         [major, minor, ..] => (major, minor) > (3, 5),
         _ => false,
     }
@@ -121,8 +121,8 @@ mod tests {
     fn versions_with_ordered_progress() {
         for (version, expected) in [
             ("3.4.23", false),
-            ("3.4.25", true),
-            ("3.5.7", false),
+            ("3.4.31", true),
+            ("3.5.12", false),
             ("3.5.30", true),
             ("3.6.0-rc.1", true),
             ("3.3.9", false),
