@@ -6,7 +6,7 @@ use hyper::body::Incoming;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::{Target, convert, list, output, update, write};
+use super::{Target, convert, list, output, write};
 use crate::{
     admission::{self, Operation},
     request::{
@@ -280,31 +280,25 @@ fn mark(object: &mut Value, now: Timestamp) {
 pub async fn collection(call: &Call, target: Target<'_>, incoming: Incoming) -> ApiResult<Response<Body>> {
     let list_options = ListOptions::parse(&call.query, false)?;
     let options = read_options(call, incoming).await?;
-    let page = list::read(call, target, &list_options).await?;
+    let wanted = negotiate::output(&call.headers, false)?;
+    let whole = list_options.limit == 0;
+    let mut page = list::read(call, target, &list_options).await?;
     let keys: Vec<(String, String)> =
         page.items.iter().map(|item| (item.namespace().to_owned(), item.name().to_owned())).collect();
-    let mut results = Vec::with_capacity(keys.len());
     for batch in keys.chunks(COLLECTION_WORKERS) {
         let deletions = batch.iter().map(|(namespace, name)| delete(call, target, namespace, name, &options));
-        results.extend(futures::future::join_all(deletions).await);
-    }
-    let mut items = Vec::with_capacity(results.len());
-    for result in results {
-        match result {
-            Ok(outcome) => items.push(convert::to_served(target, update::into_object(outcome))),
-            Err(error) if error.is_not_found() => {}
-            Err(error) => return Err(error),
+        for result in futures::future::join_all(deletions).await {
+            match result {
+                Ok(_) => {}
+                Err(error) if error.is_not_found() => {}
+                Err(error) => return Err(error),
+            }
         }
     }
-    call.reply(
-        200,
-        &json!({
-            "kind": target.resource.list_kind(),
-            "apiVersion": target.resource.api_version(),
-            "metadata": {"resourceVersion": page.revision.to_string()},
-            "items": items,
-        }),
-    )
+    if whole {
+        (page.continue_token, page.remaining) = (None, None);
+    }
+    list::answer(call, target, page, wanted)
 }
 
 #[cfg(test)]

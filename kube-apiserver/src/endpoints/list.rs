@@ -27,6 +27,14 @@ pub async fn serve(call: &Call, target: Target<'_>) -> ApiResult<Response<Body>>
     let wanted = negotiate::output(&call.headers, true)?;
     let options = ListOptions::parse(&call.query, false)?;
     let page = read(call, target, &options).await?;
+    answer(call, target, page, wanted)
+}
+
+/// Answers with a page in the form that was negotiated.
+///
+/// # Errors
+/// What the client is to hear.
+pub fn answer(call: &Call, target: Target<'_>, page: ListPage, wanted: Output) -> ApiResult<Response<Body>> {
     let style = call.style(wanted.encoding);
     if let Some(pieces) = pieces(target, &page, wanted, style)? {
         return Ok(pieces.respond(wanted.encoding, style.gzip));

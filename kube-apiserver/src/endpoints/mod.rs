@@ -71,7 +71,7 @@ impl Target<'_> {
 pub async fn serve(call: &Call, body: Incoming) -> ApiResult<Response<Body>> {
     let info = &call.info;
     let Some(resource) = call.registry.resolve(&info.group, &info.version, &info.resource) else {
-        return Ok(not_served());
+        return unknown(call);
     };
     if resource.namespaced && info.namespace.is_empty() && (info.names_object() || call.method == Method::POST)
         || !resource.namespaced && !info.namespace.is_empty() && info.resource != "namespaces"
@@ -79,7 +79,7 @@ pub async fn serve(call: &Call, body: Incoming) -> ApiResult<Response<Body>> {
         return if call.method == Method::POST && resource.namespaced && resource.storage.is_none() {
             subresources::virtual_create(call, resource, body).await
         } else if info.names_object() || !resource.namespaced {
-            Ok(not_served())
+            Err(ApiError::unknown_resource())
         } else {
             Err(ApiError::method_not_allowed())
         };
@@ -89,7 +89,7 @@ pub async fn serve(call: &Call, body: Incoming) -> ApiResult<Response<Body>> {
     }
     let Some(store) = call.registry.store_of(resource) else { return Ok(not_served()) };
     if !info.subresource.is_empty() {
-        let Some(sub) = resource.subresource(&info.subresource) else { return Ok(not_served()) };
+        let Some(sub) = resource.subresource(&info.subresource) else { return Err(ApiError::unknown_resource()) };
         return subresources::serve(call, Target { resource, sub: Some(sub), store }, body).await;
     }
     let target = Target { resource, sub: None, store };
@@ -116,6 +116,14 @@ fn verb_of(call: &Call) -> &str {
         ("update" | "patch", false) => "",
         (verb, _) => verb,
     }
+}
+
+/// A path below a group version that is served answers a Status, any other the text of the outermost server.
+fn unknown(call: &Call) -> ApiResult<Response<Body>> {
+    if call.registry.serves(&call.info.group, &call.info.version) {
+        return Err(ApiError::unknown_resource());
+    }
+    Ok(not_served())
 }
 
 /// What an unknown path answers.

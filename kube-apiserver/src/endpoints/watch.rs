@@ -20,10 +20,11 @@ use crate::{
     resources::table::IncludeObject,
     server::{
         Call, ResourceStore,
+        metrics::WatchEvents,
         response::{self, Body, BoxError},
     },
     storage::{
-        cache::{CachedObject, EventKind, WatchItem, WatchQuery, Watcher, bookmark_frame, protobuf_frame},
+        cache::{CacheError, CachedObject, EventKind, WatchItem, WatchQuery, Watcher, bookmark_frame, protobuf_frame},
         codec,
     },
 };
@@ -47,14 +48,13 @@ pub async fn serve(call: &Call, target: Target<'_>) -> ApiResult<Response<Body>>
         _ => "application/json",
     };
     let body = match target.store.cache.watch(query).await {
-        Ok(watcher) => response::stream(frames(watcher, shape, deadline)),
-        Err(error) => {
-            let error = target.store.cache_error(error);
-            if error.code() != 410 {
-                return Err(error);
-            }
-            response::full(shape.event("ERROR", &error.to_value())?)
+        Ok(mut watcher) => {
+            watcher.ends_at(deadline);
+            response::stream(frames(watcher, shape, deadline))
         }
+        Err(error @ CacheError::Unavailable(_)) => return Err(target.store.cache_error(error)),
+        // Whatever else is wrong once the request is understood is told as an event.
+        Err(error) => response::full(shape.event("ERROR", &target.store.cache_error(error).to_value())?),
     };
     Ok(response::with_type(200, media_type, body))
 }
@@ -70,6 +70,9 @@ fn selection(
     let (labels, fields) = (&options.label_selector, &options.field_selector);
     let mut selection = selector::selection(namespace, labels, fields, store.strategy, stored)?;
     if info.names_object() {
+        if !options.field_selector.is_empty() && selection.required("metadata.name") != Some(&info.name) {
+            return Err(ApiError::bad_request("fieldSelector metadata.name doesn't match requested name"));
+        }
         selection.name = Some(info.name.clone());
     }
     Ok(selection)
@@ -92,6 +95,9 @@ struct Shape {
     store_resource: &'static common::api::Resource,
     include: IncludeObject,
     server: std::sync::Arc<crate::server::ApiServer>,
+    /// Where in the time that ending watches have this one ends.
+    share: f64,
+    sent: WatchEvents,
     /// Tables carry column definitions in the first event only.
     first: bool,
 }
@@ -106,6 +112,8 @@ impl Shape {
             store_resource: target.store.resource,
             include: output::include_object(call)?,
             server: std::sync::Arc::clone(&call.server),
+            share: rand::rng().random_range(0.0..1.0),
+            sent: WatchEvents::of(target.resource.group, target.resource.version, target.resource.plural),
             first: true,
         })
     }
@@ -222,7 +230,7 @@ fn frames(
         let (mut watcher, mut shape) = state?;
         let item = tokio::select! {
             item = tokio::time::timeout_at(deadline, watcher.next()) => item.ok()??,
-            () = shape.server.ending.cancelled() => return None,
+            () = shape.server.watch_must_end(shape.share) => return None,
         };
         let frame = match item {
             Ok(item) => shape.frame(&item),
@@ -232,7 +240,10 @@ fn frames(
             }
         };
         Some(match frame {
-            Ok(frame) => (Ok(frame), Some((watcher, shape))),
+            Ok(frame) => {
+                shape.sent.sent(frame.len());
+                (Ok(frame), Some((watcher, shape)))
+            }
             Err(error) => (shape.event("ERROR", &error.to_value()).map_err(Into::into), None),
         })
     })

@@ -1,6 +1,7 @@
 //! What a request asks for: its attributes, options and negotiation; and how it fails.
 
 pub mod body;
+pub mod deprecated;
 pub mod info;
 pub mod negotiate;
 pub mod options;

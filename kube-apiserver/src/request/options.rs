@@ -44,7 +44,7 @@ impl ListOptions {
             continue_token: query.non_empty("continue").map(str::to_owned),
             bookmarks: query.flag("allowWatchBookmarks"),
             timeout_seconds: number(query, "timeoutSeconds")?.and_then(|n| u64::try_from(n).ok()),
-            send_initial_events: query.non_empty("sendInitialEvents").map(|v| !matches!(v, "false" | "0")),
+            send_initial_events: query.optional_flag("sendInitialEvents"),
         };
         let causes = if watch { options.watch_errors() } else { options.list_errors() };
         if causes.is_empty() {
@@ -69,14 +69,7 @@ impl ListOptions {
                 ));
             }
             if !matches!(self.version_match.as_str(), "Exact" | "NotOlderThan") {
-                causes.push(StatusCause {
-                    cause_type: "FieldValueNotSupported".to_owned(),
-                    message: format!(
-                        "Unsupported value: {:?}: supported values: \"Exact\", \"NotOlderThan\", \"\"",
-                        self.version_match
-                    ),
-                    field: "resourceVersionMatch".to_owned(),
-                });
+                causes.push(not_supported(&self.version_match, "\"Exact\", \"NotOlderThan\", \"\""));
             }
             if self.version_match == "Exact" && self.resource_version == "0" {
                 causes.push(forbidden(
@@ -106,6 +99,17 @@ impl ListOptions {
                 "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
             ));
         }
+        if !self.version_match.is_empty() {
+            if self.version_match != "NotOlderThan" {
+                causes.push(not_supported(&self.version_match, "\"NotOlderThan\""));
+            }
+            if self.continue_token.is_some() {
+                causes.push(forbidden(
+                    "resourceVersionMatch",
+                    "resourceVersionMatch is forbidden when continue is provided",
+                ));
+            }
+        }
         causes
     }
 
@@ -114,9 +118,15 @@ impl ListOptions {
     /// # Errors
     /// 400 when the version is no number.
     pub fn version(&self) -> ApiResult<ResourceVersion> {
-        if self.continue_token.is_some() && self.resource_version.is_empty() {
-            return Ok(ResourceVersion::MostRecent);
+        if self.continue_token.is_some() {
+            return match self.resource_version.as_str() {
+                "" | "0" => Ok(ResourceVersion::MostRecent),
+                _ => Err(ApiError::bad_request("specifying resource version is not allowed when using continue")),
+            };
         }
+        let parse_version = |text: &str| {
+            parse_version(text).map_err(|error| ApiError::bad_request(format!("invalid resource version: {error}")))
+        };
         Ok(match (self.resource_version.as_str(), self.version_match.as_str()) {
             ("", _) => ResourceVersion::MostRecent,
             ("0", _) => ResourceVersion::Any,
@@ -127,21 +137,20 @@ impl ListOptions {
         })
     }
 
-    /// Where a watch starts.
+    /// Where a watch starts. Watches of old clients, which do not say where, get the state first, too.
     ///
     /// # Errors
-    /// 400 when the version is no number.
+    /// The version is no number.
     pub fn watch_from(&self) -> ApiResult<WatchFrom> {
-        if self.send_initial_events == Some(true) {
-            return Ok(WatchFrom::InitialEvents(match self.resource_version.as_str() {
-                "" => None,
-                version => Some(parse_version(version)?),
-            }));
-        }
-        Ok(match self.resource_version.as_str() {
-            "" => WatchFrom::MostRecent,
-            "0" => WatchFrom::Any,
-            version => WatchFrom::After(parse_version(version)?),
+        let version = match self.resource_version.as_str() {
+            "" => None,
+            version => Some(parse_version(version)?),
+        };
+        Ok(match (self.send_initial_events, version) {
+            (Some(true), version) | (None, version @ (None | Some(0))) => WatchFrom::InitialEvents(version),
+            (Some(false), None) => WatchFrom::Now,
+            (Some(false), Some(0)) => WatchFrom::Latest,
+            (_, Some(version)) => WatchFrom::After(version),
         })
     }
 }
@@ -165,16 +174,22 @@ fn number(query: &Query, key: &str) -> ApiResult<Option<i64>> {
 /// A resource version as a number.
 ///
 /// # Errors
-/// 400, as upstream.
+/// 500: upstream answers that where it has no better idea (lists have).
 pub fn parse_version(text: &str) -> ApiResult<u64> {
-    text.parse().map_err(|_| {
-        let cause = StatusCause {
-            cause_type: "FieldValueInvalid".to_owned(),
-            message: format!("Invalid value: {text:?}: strconv.ParseUint: parsing {text:?}: invalid syntax"),
-            field: "resourceVersion".to_owned(),
-        };
-        ApiError::bad_request(format!("{}: {}", cause.field, cause.message))
+    text.parse().map_err(|error: std::num::ParseIntError| {
+        let overflow = matches!(error.kind(), std::num::IntErrorKind::PosOverflow);
+        let why = if overflow { "value out of range" } else { "invalid syntax" };
+        let message = format!("resourceVersion: Invalid value: {text:?}: strconv.ParseUint: parsing {text:?}: {why}");
+        ApiError::new(500, "", message, None)
     })
+}
+
+fn not_supported(value: &str, supported: &str) -> StatusCause {
+    StatusCause {
+        cause_type: "FieldValueNotSupported".to_owned(),
+        message: format!("Unsupported value: {value:?}: supported values: {supported}"),
+        field: "resourceVersionMatch".to_owned(),
+    }
 }
 
 /// Preconditions of a delete.
@@ -212,7 +227,7 @@ impl DeleteOptions {
         Ok(Self {
             grace_period_seconds: number(query, "gracePeriodSeconds")?,
             preconditions: None,
-            orphan_dependents: query.non_empty("orphanDependents").map(|v| !matches!(v, "false" | "0")),
+            orphan_dependents: query.optional_flag("orphanDependents"),
             propagation_policy: query.non_empty("propagationPolicy").map(str::to_owned),
             dry_run: query.all("dryRun").filter(|v| !v.is_empty()).map(str::to_owned).collect(),
         })

@@ -43,6 +43,12 @@ impl Query {
         self.get(key).is_some_and(|v| !matches!(v.to_lowercase().as_str(), "false" | "0"))
     }
 
+    /// As [`Self::flag`], `None` when absent.
+    #[must_use]
+    pub fn optional_flag(&self, key: &str) -> Option<bool> {
+        self.get(key).map(|_| self.flag(key))
+    }
+
     /// All pairs in order.
     #[must_use]
     pub fn pairs(&self) -> &[(String, String)] {
