@@ -89,16 +89,16 @@ pub struct Serving {
     /// Grace period for watches on shutdown.
     #[arg(long, default_value = "0s", value_parser = parse_go_duration)]
     pub shutdown_watch_termination_grace_period: Duration,
-    /// Send Retry-After while shutting down (accepted, without effect).
+    /// While requests under way are answered at the end, the port stays open and sends new ones elsewhere with 429.
     #[arg(long)]
     pub shutdown_send_retry_after: bool,
     /// Enable profiling via web interface host:port/debug/pprof/ (accepted, without effect).
     #[arg(long, default_value_t = true, action = clap::ArgAction::Set)]
     pub profiling: bool,
-    /// List of allowed origins for CORS (accepted, without effect).
+    /// List of allowed origins for CORS, regular expressions, comma separated.
     #[arg(long, value_delimiter = ',')]
     pub cors_allowed_origins: Vec<String>,
-    /// HTTP/2 GOAWAY chance (accepted, without effect).
+    /// The chance that an HTTP/2 client is asked to connect anew, 0 to 0.02.
     #[arg(long, default_value_t = 0.0)]
     pub goaway_chance: f64,
     /// The limit of concurrent HTTP/2 streams per connection, 0 for the default.
@@ -139,9 +139,9 @@ pub struct Storage {
     /// Frequency of polling etcd for number of resources per type (accepted, without effect).
     #[arg(long)]
     pub etcd_count_metric_poll_period: Option<String>,
-    /// Timeout of etcd health checks (accepted, without effect).
-    #[arg(long)]
-    pub etcd_healthcheck_timeout: Option<String>,
+    /// The timeout to use when checking etcd health.
+    #[arg(long, default_value = "2s", value_parser = parse_go_duration)]
+    pub etcd_healthcheck_timeout: Duration,
     /// Timeout of etcd ready checks (accepted, without effect).
     #[arg(long)]
     pub etcd_readycheck_timeout: Option<String>,
@@ -155,9 +155,12 @@ pub struct Storage {
     /// application/json (the default of the embedded store). Either is read.
     #[arg(long)]
     pub storage_media_type: Option<String>,
-    /// Encryption at rest (not supported yet).
+    /// The file containing configuration for encryption providers to be used for storing secrets in etcd.
     #[arg(long)]
     pub encryption_provider_config: Option<PathBuf>,
+    /// Reload the file set by --encryption-provider-config when its contents change.
+    #[arg(long)]
+    pub encryption_provider_config_automatic_reload: bool,
     /// Enable watch caching in the apiserver (accepted; always on).
     #[arg(long, default_value_t = true, action = clap::ArgAction::Set)]
     pub watch_cache: bool,
@@ -310,12 +313,12 @@ pub struct Cluster {
     /// Egress selector (not supported yet).
     #[arg(long)]
     pub egress_selector_config_file: Option<PathBuf>,
-    /// Identity lease duration and renewal (accepted, without effect).
-    #[arg(long)]
-    pub identity_lease_duration_seconds: Option<u32>,
-    /// Identity lease duration and renewal (accepted, without effect).
-    #[arg(long)]
-    pub identity_lease_renew_interval_seconds: Option<u32>,
+    /// The duration of the apiserver identity Lease in seconds.
+    #[arg(long, default_value_t = 3600)]
+    pub identity_lease_duration_seconds: u32,
+    /// The interval of renewing the apiserver identity Lease in seconds.
+    #[arg(long, default_value_t = 10)]
+    pub identity_lease_renew_interval_seconds: u32,
     /// Client certificate used to prove the identity of the aggregator (accepted).
     #[arg(long)]
     pub proxy_client_cert_file: Option<PathBuf>,
@@ -371,7 +374,7 @@ pub struct Limits {
     /// Liveness grace (accepted, without effect).
     #[arg(long)]
     pub livez_grace_period: Option<String>,
-    /// Strict transport security directives (accepted, without effect).
+    /// List of directives of the Strict-Transport-Security header.
     #[arg(long, value_delimiter = ',')]
     pub strict_transport_security_directives: Vec<String>,
 }
@@ -413,7 +416,7 @@ pub struct Later {
 
 impl Later {
     fn refuse(&self, options: &Options) -> Result<(), String> {
-        let given: [(&str, bool); 14] = [
+        let given: [(&str, bool); 13] = [
             ("audit-policy-file", self.audit_policy_file.is_some()),
             ("audit-log-path", self.audit_log_path.is_some()),
             ("audit-webhook-config-file", self.audit_webhook_config_file.is_some()),
@@ -424,7 +427,6 @@ impl Later {
             ("authorization-config", options.authorization.authorization_config.is_some()),
             ("authorization-webhook-config-file", options.authorization.authorization_webhook_config_file.is_some()),
             ("admission-control-config-file", options.admission.admission_control_config_file.is_some()),
-            ("encryption-provider-config", options.storage.encryption_provider_config.is_some()),
             ("egress-selector-config-file", options.cluster.egress_selector_config_file.is_some()),
             ("etcd-servers-overrides", !options.storage.etcd_servers_overrides.is_empty()),
             ("kubernetes-service-node-port", options.cluster.kubernetes_service_node_port != 0),
@@ -471,6 +473,11 @@ impl Options {
             return Err(format!(
                 "--storage-backend invalid, allowed values: etcd3. If not specified, it will default to 'etcd3' (got {backend:?})"
             ));
+        }
+        if self.storage.encryption_provider_config_automatic_reload && self.storage.encryption_provider_config.is_none()
+        {
+            return Err("--encryption-provider-config-automatic-reload must be set with --encryption-provider-config"
+                .to_owned());
         }
         let service_ranges = self.service_ranges()?;
         let node_ports = parse_ports(&self.cluster.service_node_port_range)?;

@@ -6,6 +6,8 @@ pub mod request_header;
 pub mod service_account;
 pub mod token_file;
 
+use std::sync::LazyLock;
+
 use http::{HeaderMap, header::AUTHORIZATION};
 
 pub use crate::resources::User;
@@ -32,6 +34,8 @@ pub struct Certificate {
     pub common_name: String,
     /// Subject organizations.
     pub organizations: Vec<String>,
+    /// Subject uid, empty if none.
+    pub uid: String,
     /// Hex SHA-256 of the certificate, empty when unknown.
     pub fingerprint: String,
     /// Verified against `--client-ca-file`.
@@ -85,6 +89,22 @@ impl Authenticator {
         Ok(User { name: ANONYMOUS.to_owned(), groups: vec![UNAUTHENTICATED.to_owned()], ..User::default() })
     }
 
+    /// Takes what proves or names a user out of the headers, for nobody behind this server is to see it.
+    pub fn clear_credentials(&self, headers: &mut HeaderMap) {
+        headers.remove(AUTHORIZATION);
+        static STANDARD: LazyLock<RequestHeader> = LazyLock::new(|| RequestHeader {
+            username_headers: vec!["x-remote-user".to_owned()],
+            uid_headers: vec!["x-remote-uid".to_owned()],
+            group_headers: vec!["x-remote-group".to_owned()],
+            extra_prefixes: vec!["x-remote-extra-".to_owned()],
+            ..RequestHeader::default()
+        });
+        STANDARD.clear(headers);
+        if let Some(custom) = &self.request_header {
+            custom.clear(headers);
+        }
+    }
+
     /// The user of a bearer token; `None` when no mechanism knows it.
     pub async fn authenticate_token(
         &self,
@@ -121,8 +141,12 @@ pub fn certificate_user(certificate: &Certificate) -> Option<User> {
     if certificate.common_name.is_empty() {
         return None;
     }
-    let mut user =
-        User { name: certificate.common_name.clone(), groups: certificate.organizations.clone(), ..User::default() };
+    let mut user = User {
+        name: certificate.common_name.clone(),
+        uid: certificate.uid.clone(),
+        groups: certificate.organizations.clone(),
+        ..User::default()
+    };
     if !certificate.fingerprint.is_empty() {
         let id = format!("X509SHA256={}", certificate.fingerprint);
         user.extra.insert("authentication.kubernetes.io/credential-id".to_owned(), vec![id]);

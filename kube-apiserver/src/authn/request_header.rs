@@ -27,6 +27,18 @@ impl RequestHeader {
         self.allowed_names.is_empty() || self.allowed_names.iter().any(|n| n == common_name)
     }
 
+    /// Removes the headers.
+    pub fn clear(&self, headers: &mut HeaderMap) {
+        for name in self.username_headers.iter().chain(&self.uid_headers).chain(&self.group_headers) {
+            headers.remove(name);
+        }
+        let extra = |name: &str| self.extra_prefixes.iter().any(|prefix| name.starts_with(&prefix.to_lowercase()));
+        let found: Vec<_> = headers.keys().filter(|name| extra(name.as_str())).cloned().collect();
+        for name in found {
+            headers.remove(name);
+        }
+    }
+
     /// The user that the headers name.
     #[must_use]
     pub fn user(&self, headers: &HeaderMap) -> Option<User> {

@@ -38,11 +38,27 @@ pub async fn priority_classes(server: Arc<ApiServer>) -> ApiResult<()> {
 
 const TRUST: &str = "extension-apiserver-authentication";
 
-/// Publishes the CAs that other servers need to authenticate our clients.
+/// How often it is looked at whether what is published is still right.
+const TRUST_INTERVAL: Duration = Duration::from_secs(60);
+
+/// Publishes the CAs that other servers need to authenticate our clients, and keeps them published: the files may
+/// change, and so may the object.
 ///
 /// # Errors
 /// A CA file cannot be read, or the store is unavailable.
 pub async fn authentication_info(server: Arc<ApiServer>) -> ApiResult<()> {
+    publish_trust(&server).await?;
+    tokio::spawn(async move {
+        while server.shutdown.run_until_cancelled(tokio::time::sleep(TRUST_INTERVAL)).await.is_some() {
+            if let Err(error) = publish_trust(&server).await {
+                tracing::warn!(%error, "cannot publish {TRUST}");
+            }
+        }
+    });
+    Ok(())
+}
+
+async fn publish_trust(server: &ApiServer) -> ApiResult<()> {
     let flags = &server.config.options.authentication;
     let mut data = serde_json::Map::new();
     for (key, path) in [
@@ -70,11 +86,51 @@ pub async fn authentication_info(server: Arc<ApiServer>) -> ApiResult<()> {
     }
     let data = Value::Object(data);
     let map = json!({"metadata": {"name": TRUST, "namespace": "kube-system"}, "data": data});
-    if !ensure(&server, "", "configmaps", map).await? {
+    if !ensure(server, "", "configmaps", map).await? {
         let store = server.registry.core("configmaps")?;
-        store.modify("kube-system", TRUST, &mut SetField { field: "data", value: &data }).await?;
+        store.modify("kube-system", TRUST, &mut MergeTrust(&data)).await?;
     }
     Ok(())
+}
+
+/// Adds to what other apiservers of the cluster published: while their CAs differ, clients of both are trusted.
+struct MergeTrust<'a>(&'a Value);
+
+#[async_trait]
+impl Mutation for MergeTrust<'_> {
+    async fn attempt(&mut self, current: &Stored) -> ApiResult<Change> {
+        let mut object = current.object.clone();
+        if !object["data"].is_object() {
+            object["data"] = json!({});
+        }
+        for (key, value) in self.0.as_object().into_iter().flatten() {
+            let there = object["data"][key].as_str().unwrap_or_default();
+            let merged = merge(key, there, value.as_str().unwrap_or_default());
+            object["data"][key] = merged.into();
+        }
+        Ok(Change::Put(object))
+    }
+}
+
+/// Both lists of names, or both bundles of certificates, without repetition.
+fn merge(key: &str, there: &str, ours: &str) -> String {
+    if key.ends_with("-ca-file") {
+        let blocks = |text: &str| -> Vec<String> {
+            let ends = text.split_inclusive("-----END CERTIFICATE-----");
+            ends.map(|block| block.trim().to_owned()).filter(|block| block.ends_with('-')).collect()
+        };
+        let mut all = blocks(there);
+        all.extend(blocks(ours).into_iter().filter(|block| !there.contains(block.as_str())));
+        return all.join("\n") + "\n";
+    }
+    let list = |text: &str| serde_json::from_str::<Vec<String>>(text).unwrap_or_default();
+    let mut all = list(there);
+    for name in list(ours) {
+        if !all.contains(&name) {
+            all.push(name);
+        }
+    }
+    json!(all).to_string()
 }
 
 struct SetField<'a> {
@@ -96,9 +152,6 @@ impl Mutation for SetField<'_> {
     }
 }
 
-const LEASE_SECONDS: i64 = 3600;
-const RENEW: Duration = Duration::from_secs(10);
-
 /// Announces this server by a Lease in kube-system, renewed in the background.
 ///
 /// # Errors
@@ -109,12 +162,9 @@ pub async fn identity(server: Arc<ApiServer>) -> ApiResult<()> {
     let name = format!("apiserver-{}", base32(&hash.as_ref()[..16]));
     let holder = format!("{name}_{}", uuid::Uuid::new_v4());
     renew(&server, &name, &host, &holder).await?;
+    let interval = Duration::from_secs(server.config.options.cluster.identity_lease_renew_interval_seconds.into());
     tokio::spawn(async move {
-        loop {
-            tokio::select! {
-                () = server.shutdown.cancelled() => return,
-                () = tokio::time::sleep(RENEW) => {}
-            }
+        while server.shutdown.run_until_cancelled(tokio::time::sleep(interval)).await.is_some() {
             if let Err(error) = renew(&server, &name, &host, &holder).await {
                 tracing::debug!(%error, "cannot renew the identity lease");
             }
@@ -125,7 +175,8 @@ pub async fn identity(server: Arc<ApiServer>) -> ApiResult<()> {
 
 async fn renew(server: &ApiServer, name: &str, host: &str, holder: &str) -> ApiResult<()> {
     let now = Timestamp::now().strftime("%Y-%m-%dT%H:%M:%S%.6fZ").to_string();
-    let spec = json!({"holderIdentity": holder, "leaseDurationSeconds": LEASE_SECONDS, "renewTime": now});
+    let seconds = server.config.options.cluster.identity_lease_duration_seconds;
+    let spec = json!({"holderIdentity": holder, "leaseDurationSeconds": seconds, "renewTime": now});
     let lease = json!({
         "metadata": {
             "name": name,
@@ -168,6 +219,16 @@ fn base32(bytes: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn trust_is_merged() {
+        let block = |text: &str| format!("-----BEGIN CERTIFICATE-----\n{text}\n-----END CERTIFICATE-----\n");
+        let both = merge("client-ca-file", &block("a"), &(block("a") + &block("b")));
+        assert_eq!(both, block("a") + &block("b"));
+        assert_eq!(merge("client-ca-file", &both, &block("b")), both);
+        assert_eq!(merge("requestheader-allowed-names", r#"["x"]"#, r#"["y","x"]"#), r#"["x","y"]"#);
+        assert_eq!(merge("requestheader-allowed-names", "", "[]"), "[]");
+    }
 
     #[test]
     fn base32_is_lower_case_and_unpadded() {

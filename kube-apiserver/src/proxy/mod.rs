@@ -5,7 +5,6 @@
 
 mod connect;
 mod http;
-mod links;
 mod location;
 mod remote_command;
 mod spdy;

@@ -1,29 +1,35 @@
 //! The filter chain: every request passes these steps in this order.
 //!
-//! panic recovery -> audit id -> request info -> authentication -> in-flight limit -> impersonation -> authorization
-//! -> timeout -> handler. Health checks of liveness probes pass authorization like everything else.
+//! panic recovery -> audit id -> edge (CORS, transport security) -> leaving -> request info -> deadline
+//! -> authentication -> impersonation -> in-flight limit -> authorization -> metrics -> handler.
+//! Health checks of liveness probes pass authorization like everything else.
 
-use std::{panic::AssertUnwindSafe, sync::Arc, time::Instant};
+use std::{
+    panic::AssertUnwindSafe,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use async_trait::async_trait;
-use common::serving::{Handler, Peer};
+use common::{
+    config::parse_go_duration,
+    serving::{Handler, Peer},
+};
 use futures::FutureExt;
-use http::{HeaderValue, Method, Request, Response};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, Version, header};
 use hyper::body::Incoming;
 
 use super::{
-    ApiServer, Call, impersonate,
+    ApiServer, Call, edge, impersonate,
     lookup::CacheLookup,
+    metrics,
     response::{self, Body, Style},
 };
 use crate::{
-    authn::{Certificate, User},
+    authn::{ANONYMOUS, Certificate, User},
     authz::Attributes,
     endpoints, proxy,
-    request::{
-        ApiError, ApiResult, Query, RequestInfo,
-        negotiate::{self, Encoding},
-    },
+    request::{ApiError, ApiResult, Query, RequestInfo, negotiate},
 };
 
 /// Serves requests of the secure port.
@@ -35,37 +41,42 @@ impl Handler for Front {
         let started = Instant::now();
         let (method, uri) = (request.method().clone(), request.uri().clone());
         let audit_id = audit_id(&request);
-        let mut response = match AssertUnwindSafe(self.answer(request, &peer)).catch_unwind().await {
-            Ok(response) => response,
-            Err(_) => {
-                tracing::error!(%method, %uri, "a request handler panicked");
-                let error = ApiError::internal("This request caused apiserver to panic. Look in the logs for details.");
-                response::error(&error, PLAIN)
-            }
+        let (extra, answer) = self.0.edge.meet(&request, &peer);
+        let answer = answer.or_else(|| {
+            let leaving = self.0.draining.is_cancelled();
+            leaving.then(|| edge::leaving(&request, &peer)).flatten()
+        });
+        let mut response = match answer {
+            Some(response) => response,
+            None => match AssertUnwindSafe(self.answer(request, &peer, started)).catch_unwind().await {
+                Ok(response) => response,
+                Err(_) => {
+                    tracing::error!(%method, %uri, "a request handler panicked");
+                    response::text(500, "This request caused apiserver to panic. Look in the logs for details.\n")
+                }
+            },
         };
         let headers = response.headers_mut();
+        headers.extend(extra);
         headers.insert("audit-id", audit_id);
-        headers.entry("cache-control").or_insert(HeaderValue::from_static("no-cache, private"));
+        headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-cache, private"));
         tracing::debug!(%method, %uri, code = response.status().as_u16(), took = ?started.elapsed(), "request");
         response
     }
 }
 
-const PLAIN: Style = Style { encoding: Encoding::Json, pretty: false, gzip: false };
-
 /// The client's id for this request, else a new one.
 fn audit_id(request: &Request<Incoming>) -> HeaderValue {
-    let sent = request.headers().get("audit-id").filter(|v| !v.is_empty() && v.len() <= 64);
-    sent.cloned().unwrap_or_else(|| {
+    request.headers().get("audit-id").filter(|v| !v.is_empty()).cloned().unwrap_or_else(|| {
         HeaderValue::from_str(&uuid::Uuid::new_v4().to_string()).unwrap_or(HeaderValue::from_static("unknown"))
     })
 }
 
 impl Front {
-    async fn answer(&self, request: Request<Incoming>, peer: &Peer) -> Response<Body> {
+    async fn answer(&self, request: Request<Incoming>, peer: &Peer, started: Instant) -> Response<Body> {
         let query = Query::parse(request.uri().query().unwrap_or_default());
         let style = Style::of(negotiate::error(request.headers()), &query, request.headers());
-        self.admit(request, query, peer).await.unwrap_or_else(|error| {
+        self.admit(request, query, peer, started).await.unwrap_or_else(|error| {
             if error.code() >= 500 {
                 tracing::warn!(%error, "request failed");
             }
@@ -73,14 +84,26 @@ impl Front {
         })
     }
 
-    async fn admit(&self, request: Request<Incoming>, query: Query, peer: &Peer) -> ApiResult<Response<Body>> {
+    async fn admit(
+        &self,
+        mut request: Request<Incoming>,
+        query: Query,
+        peer: &Peer,
+        started: Instant,
+    ) -> ApiResult<Response<Body>> {
         let server = &self.0;
-        let info = RequestInfo::parse(request.method().as_str(), request.uri().path(), &query)
-            .map_err(ApiError::bad_request)?;
-        let real = self.authenticate(&request, peer).await?;
-        let permit = server.inflight.enter(&info, &real)?;
+        let info = match RequestInfo::parse(request.method().as_str(), request.uri().path(), &query) {
+            Ok(info) => info,
+            Err(error) => return Ok(no_request_info(request.uri().path(), &error)),
+        };
+        let limit = time_limit(&query, server.config.options.limits.request_timeout, &info)?;
+        let real = self.authenticate(&mut request, peer).await?;
         let user = impersonate::impersonate(request.headers(), &real, &server.authorizer)?.unwrap_or(real);
-        server.authorizer.check(&Attributes::of(&user, &info))?;
+        impersonate::clear(request.headers_mut());
+        let Ok(slot) = server.inflight.enter(&info, &user) else {
+            return Ok(too_many(server, &request, &info, &query));
+        };
+        authorize(server, &user, &info)?;
         let call = Call {
             server: Arc::clone(server),
             method: request.method().clone(),
@@ -90,50 +113,120 @@ impl Front {
             user,
             warnings: parking_lot::Mutex::default(),
         };
-        let response = dispatch(&call, request).await;
-        drop(permit);
-        match response {
-            Ok(response) => Ok(call.finish(response)),
-            Err(error) => {
-                tracing::debug!(%error, code = error.code(), path = call.info.path, "refused");
-                Ok(call.finish(response::error(&error, call.style(negotiate::error(&call.headers)))))
+        let kind = kind(server, &call.method, &call.info, &call.query, &call.headers);
+        let observed = kind.map(|kind| metrics::Request::begin(kind, &call.headers, started));
+        let response = match limit {
+            None => dispatch(&call, request).await,
+            Some(limit) => {
+                let left = limit.saturating_sub(started.elapsed());
+                tokio::time::timeout(left, dispatch(&call, request)).await.unwrap_or_else(|_| {
+                    kind.into_iter().for_each(|kind| metrics::termination(kind, 504));
+                    Err(ApiError::timeout("request did not complete within the allotted timeout", 0))
+                })
             }
-        }
+        };
+        drop(slot);
+        let response = call.finish(response.unwrap_or_else(|error| {
+            tracing::debug!(%error, code = error.code(), path = call.info.path, "refused");
+            response::error(&error, call.style(negotiate::error(&call.headers)))
+        }));
+        Ok(match observed {
+            Some(observed) => metrics::observe(observed, response),
+            None => response,
+        })
     }
 
-    async fn authenticate(&self, request: &Request<Incoming>, peer: &Peer) -> ApiResult<User> {
-        let certificate = peer.certificate.as_ref().map(|c| Certificate {
+    /// The user; the credentials are taken out of the request, so that none is passed on to a proxied server.
+    async fn authenticate(&self, request: &mut Request<Incoming>, peer: &Peer) -> ApiResult<User> {
+        let started = Instant::now();
+        let certificate = peer.certificate.as_ref().or(peer.front_proxy.as_ref()).map(|c| Certificate {
             common_name: c.common_name.clone(),
             organizations: c.organizations.clone(),
+            uid: c.uid.clone().unwrap_or_default(),
             fingerprint: c.fingerprint.clone(),
-            is_client: true,
-            is_front_proxy: false,
+            is_client: peer.certificate.is_some(),
+            is_front_proxy: peer.front_proxy.is_some(),
         });
         let lookup = CacheLookup(&self.0.registry);
-        let user = self.0.authenticator.authenticate(request.headers(), certificate.as_ref(), &lookup).await;
-        user.map_err(|why| {
+        let authenticator = &self.0.authenticator;
+        let outcome = authenticator.authenticate(request.headers(), certificate.as_ref(), &lookup).await;
+        let attempt = match &outcome {
+            Ok(_) => metrics::Attempt::Success,
+            Err(_) if certificate.is_some() || request.headers().contains_key(header::AUTHORIZATION) => {
+                metrics::Attempt::Error
+            }
+            Err(_) => metrics::Attempt::Failure,
+        };
+        let name = outcome.as_ref().map_or("", |user| user.name.as_str());
+        metrics::authentication(attempt, name, started.elapsed());
+        // Who is nobody shall not keep a connection of many streams (CVE-2023-44487).
+        if request.version() == Version::HTTP_2 && (name.is_empty() || name == ANONYMOUS) {
+            peer.finish_connection();
+        }
+        authenticator.clear_credentials(request.headers_mut());
+        outcome.map_err(|why| {
             tracing::debug!(why, "unable to authenticate the request");
             ApiError::unauthorized("Unauthorized")
         })
     }
 }
 
-/// To the handler of the path, within the request timeout unless the request may last.
-async fn dispatch(call: &Call, request: Request<Incoming>) -> ApiResult<Response<Body>> {
-    if call.info.is_resource && proxy::handles(&call.info.resource, &call.info.subresource) {
-        return proxy::serve(call, request).await;
-    }
-    if call.info.is_long_running() {
-        return handle(call, request).await;
-    }
-    match tokio::time::timeout(call.config.options.limits.request_timeout, handle(call, request)).await {
-        Ok(response) => response,
-        Err(_) => Err(ApiError::timeout("request did not complete within the allotted timeout", 0)),
-    }
+fn no_request_info(path: &str, error: &str) -> Response<Body> {
+    response::text(500, format!("Internal Server Error: {path:?}: failed to create RequestInfo: {error}\n"))
 }
 
-async fn handle(call: &Call, request: Request<Incoming>) -> ApiResult<Response<Body>> {
+/// How long the request may take: as `timeout` asks, but no longer than the flag says. `None` for those that may last.
+fn time_limit(query: &Query, maximum: Duration, info: &RequestInfo) -> ApiResult<Option<Duration>> {
+    if info.is_long_running() {
+        return Ok(None);
+    }
+    let Some(text) = query.non_empty("timeout") else { return Ok(Some(maximum)) };
+    let wanted = parse_go_duration(text)
+        .map_err(|e| ApiError::bad_request(format!("invalid timeout specified in the request URL - {e}")))?;
+    Ok(Some(if wanted.is_zero() { maximum } else { wanted.min(maximum) }))
+}
+
+fn authorize(server: &ApiServer, user: &User, info: &RequestInfo) -> ApiResult<()> {
+    let started = Instant::now();
+    let attributes = Attributes::of(user, info);
+    let decision = server.authorizer.decide(&attributes);
+    metrics::authorization(decision.allowed, decision.denied, started.elapsed());
+    if decision.allowed { Ok(()) } else { Err(attributes.forbidden(&decision.reason)) }
+}
+
+fn too_many(server: &ApiServer, request: &Request<Incoming>, info: &RequestInfo, query: &Query) -> Response<Body> {
+    if let Some(kind) = kind(server, request.method(), info, query, request.headers()) {
+        metrics::dropped(kind);
+        metrics::termination(kind, 429);
+    }
+    let mut response = response::text(429, "Too many requests, please try again later.\n");
+    response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+    response
+}
+
+/// What metrics know the request as; `None` for what they do not count.
+fn kind(
+    server: &ApiServer,
+    method: &Method,
+    info: &RequestInfo,
+    query: &Query,
+    headers: &HeaderMap,
+) -> Option<metrics::Kind> {
+    if !info.is_resource {
+        let health = ["/healthz", "/livez", "/readyz"].into_iter().find(|path| *path == info.path)?;
+        return Some(metrics::Kind::of_path(health));
+    }
+    let resource = server.registry.resolve(&info.group, &info.version, &info.resource)?;
+    Some(metrics::Kind::of(method, info, resource, query, headers))
+}
+
+/// To the handler of the path.
+async fn dispatch(call: &Call, request: Request<Incoming>) -> ApiResult<Response<Body>> {
     if call.info.is_resource {
+        super::deprecations::tell(call);
+        if proxy::handles(&call.info.resource, &call.info.subresource) {
+            return proxy::serve(call, request).await;
+        }
         return endpoints::serve(call, request.into_body()).await;
     }
     if let Some(response) = call.discovery.handle(&call.method, &call.info.path, &call.headers) {
@@ -144,6 +237,9 @@ async fn handle(call: &Call, request: Request<Incoming>) -> ApiResult<Response<B
     }
     if let Some(response) = super::well_known::handle(call) {
         return Ok(response);
+    }
+    if call.info.path == "/metrics" {
+        super::upkeep::measure_storage(call).await;
     }
     if let Some(response) = call.ops.respond(&request) {
         return Ok(response);

@@ -9,6 +9,14 @@ use crate::{
     request::{ApiError, ApiResult},
 };
 
+/// Takes the headers out of the request.
+pub fn clear(headers: &mut HeaderMap) {
+    let found: Vec<_> = headers.keys().filter(|name| name.as_str().starts_with("impersonate-")).cloned().collect();
+    for name in found {
+        headers.remove(name);
+    }
+}
+
 /// The user that the request acts as; `None` without impersonation headers.
 ///
 /// # Errors

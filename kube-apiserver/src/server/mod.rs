@@ -2,10 +2,13 @@
 
 pub mod call;
 pub mod chain;
+mod deprecations;
+mod edge;
 mod follow;
 pub mod impersonate;
 mod inflight;
 pub mod lookup;
+pub mod metrics;
 mod records;
 pub mod registry;
 pub mod response;
@@ -14,9 +17,10 @@ mod setup;
 mod upkeep;
 mod well_known;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use common::serving::{Health, Ops};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 pub use call::Call;
@@ -59,16 +63,29 @@ pub struct ApiServer {
     /// Operators' paths.
     pub ops: Ops,
     inflight: inflight::Inflight,
+    edge: edge::Edge,
     allocators: tokio::sync::OnceCell<Allocators>,
     /// The server is asked to end: background work stops, the port still answers.
     pub shutdown: CancellationToken,
+    /// New requests are told to go elsewhere (`--shutdown-send-retry-after`).
+    pub draining: CancellationToken,
     /// Requests under way are to finish: watches end.
     pub ending: CancellationToken,
+    ended: OnceLock<Instant>,
     /// Nobody is served any more: caches stop.
     pub stopped: CancellationToken,
 }
 
 impl ApiServer {
+    /// Returns when a watch has to end because the server does. Watches end spread over
+    /// `--shutdown-watch-termination-grace-period`, so that not all clients look for another server at once; `share`
+    /// (0 to 1) says where in that time this one does.
+    pub async fn watch_must_end(&self, share: f64) {
+        self.ending.cancelled().await;
+        let grace = self.config.options.serving.shutdown_watch_termination_grace_period;
+        tokio::time::sleep_until(*self.ended.get_or_init(Instant::now) + grace.mul_f64(share)).await;
+    }
+
     /// The allocators of Service addresses and ports, started with their first use.
     ///
     /// # Errors

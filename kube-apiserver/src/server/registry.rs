@@ -174,7 +174,8 @@ impl ResourceStore {
             Change::Put(mut object) => {
                 let encode = |o: &mut Value| self.encode(o).map_err(|e| StoreError::Internal(e.to_string()));
                 let bytes = encode(&mut object)?;
-                if self.ttl.is_none() && bytes == encode(&mut current.object.clone())? {
+                let unchanged = self.ttl.is_none() && bytes == encode(&mut current.object.clone())?;
+                if unchanged && !self.cache.store().is_stale(key).await? {
                     self.confirm(key, current, fresh).await?;
                     return Ok(Outcome::Stored(current.object.clone()));
                 }
@@ -245,7 +246,7 @@ impl ResourceStore {
                 "",
                 "Too large resource version",
             ),
-            CacheError::Unavailable(message) => ApiError::unavailable(message),
+            CacheError::Unavailable(message) => ApiError::too_many_requests(message, 1),
             CacheError::Store(error) => self.store_error("", error),
         }
     }
@@ -311,6 +312,12 @@ impl Registry {
         self.served.contains(&(found.group, found.version, found.plural)).then_some(found)
     }
 
+    /// Whether anything of a group version is served.
+    #[must_use]
+    pub fn serves(&self, group: &str, version: &str) -> bool {
+        self.served.iter().any(|(g, v, _)| *g == group && *v == version)
+    }
+
     /// Where a resource is stored; `None` for reviews and the like.
     #[must_use]
     pub fn store_of(&self, resource: &Resource) -> Option<&ResourceStore> {
@@ -338,6 +345,19 @@ impl Registry {
     /// 404 when there is no such resource.
     pub fn core(&self, plural: &str) -> ApiResult<&ResourceStore> {
         self.of("", plural)
+    }
+
+    /// Compares every cache in use with the store; the first difference is the error.
+    ///
+    /// # Errors
+    /// A cache differs from the store, or cannot be compared.
+    pub async fn verify_caches(&self) -> anyhow::Result<()> {
+        for store in self.stores.values().filter(|store| store.cache.is_started()) {
+            if let Some(difference) = store.cache.verify().await? {
+                return Err(difference.into());
+            }
+        }
+        Ok(())
     }
 
     /// The store below.

@@ -102,7 +102,7 @@ pub fn object(code: u16, value: &Value, style: Style) -> Response<Body> {
             with_type(code, "application/yaml", full(yaml))
         }
         Encoding::Json if style.pretty => {
-            let mut json = serde_json::to_vec_pretty(value).unwrap_or_default();
+            let mut json = serde_json::to_vec_pretty(&Ordered(value)).unwrap_or_default();
             json.push(b'\n');
             with_type(code, "application/json", full(json))
         }
@@ -123,6 +123,18 @@ fn protobuf(code: u16, value: &Value, style: Style) -> Response<Body> {
             let bytes = codec::to_protobuf(&status, "v1", "Status").unwrap_or_default();
             bytes_of(if code < 400 { 406 } else { code }, Encoding::Protobuf, bytes.into(), style.gzip)
         }
+    }
+}
+
+/// An object with `kind`, `apiVersion` and `metadata` first, as upstream's types have them.
+struct Ordered<'a>(&'a Value);
+
+impl serde::Serialize for Ordered<'_> {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        const FIRST: [&str; 3] = ["kind", "apiVersion", "metadata"];
+        let Value::Object(map) = self.0 else { return self.0.serialize(serializer) };
+        let head = FIRST.iter().filter_map(|key| map.get_key_value(*key));
+        serializer.collect_map(head.chain(map.iter().filter(|(key, _)| !FIRST.contains(&key.as_str()))))
     }
 }
 

@@ -51,30 +51,58 @@ pub async fn start(options: Options, shutdown: CancellationToken) -> anyhow::Res
         .with_context(|| format!("failed to create listener: failed to listen on {wanted}"))?;
     let address = listener.local_addr()?;
     let tls = tls_options(&config);
-    let delay = serving.shutdown_delay_duration;
+    let ends = Ends {
+        delay: serving.shutdown_delay_duration,
+        send_retry_after: serving.shutdown_send_retry_after,
+        request_timeout: config.options.limits.request_timeout,
+        watch_grace: serving.shutdown_watch_termination_grace_period,
+    };
+    let streams = serving.http2_max_streams_per_connection;
     let store = setup::open_store(&config.options).await?;
+    let (store, ring) = setup::encrypted(&config.options, store, &shutdown).await?;
     let server = Arc::new(setup::build(config, store, Health::new(), shutdown.clone())?);
     register_checks(&server);
+    if let Some(ring) = ring.filter(|ring| ring.load().has_services()) {
+        server.health.register("kms-providers", move || ring.load().health());
+    }
     let synced = follow::spawn(&server);
     bootstrap::spawn(&server, synced);
     upkeep::spawn(&server);
-    let options = ServeOptions { drain: DRAIN, ..ServeOptions::default() };
+    super::metrics::build_info();
+    let mut options = ServeOptions { drain: DRAIN + ends.watch_grace, ..ServeOptions::default() };
+    if streams > 0 {
+        options.max_streams = streams;
+    }
     let handler = Arc::new(Front(Arc::clone(&server)));
-    let ending_server = Arc::clone(&server);
-    let serving = tokio::spawn(async move {
-        let ending = ending_server.ending.clone();
-        let stop = ending.clone();
-        let leaving = Arc::clone(&ending_server);
-        tokio::spawn(async move {
-            shutdown.cancelled().await;
-            bootstrap::leave(&leaving).await;
-            tokio::time::sleep(delay).await;
-            ending.cancel();
-        });
-        Ok(serve_with(listener, Some(tls), handler, options, stop).await?)
-    });
+    let stop = CancellationToken::new();
+    tokio::spawn(end(Arc::clone(&server), ends, stop.clone()));
+    let serving = tokio::spawn(async move { Ok(serve_with(listener, Some(tls), handler, options, stop).await?) });
     tracing::info!(%address, "serving securely");
     Ok(Running { address, server, serving })
+}
+
+/// How the server ends.
+struct Ends {
+    delay: Duration,
+    send_retry_after: bool,
+    request_timeout: Duration,
+    watch_grace: Duration,
+}
+
+/// Upstream's order: not ready -> the delay, in which load balancers notice -> no new requests -> watches end -> the
+/// port closes. With `--shutdown-send-retry-after` the port stays open until the requests under way are answered.
+async fn end(server: Arc<ApiServer>, ends: Ends, stop: CancellationToken) {
+    server.shutdown.cancelled().await;
+    bootstrap::leave(&server).await;
+    tokio::time::sleep(ends.delay).await;
+    if ends.send_retry_after {
+        server.draining.cancel();
+        let _ = tokio::time::timeout(ends.request_timeout, server.inflight.drained()).await;
+        server.ending.cancel();
+        tokio::time::sleep(ends.watch_grace).await;
+    }
+    server.ending.cancel();
+    stop.cancel();
 }
 
 fn tls_options(config: &Config) -> TlsOptions {
@@ -90,6 +118,7 @@ fn tls_options(config: &Config) -> TlsOptions {
         cert: serving.tls_cert_file.clone(),
         key: serving.tls_private_key_file.clone(),
         client_ca: config.options.authentication.client_ca_file.clone(),
+        front_proxy_ca: config.options.authentication.requestheader_client_ca_file.clone(),
         cert_dir: Some(serving.cert_dir.clone()),
         pair_name: "apiserver".to_owned(),
         self_signed_hosts: hosts,
@@ -101,7 +130,10 @@ fn tls_options(config: &Config) -> TlsOptions {
 /// What /readyz asks besides the bootstrap steps.
 fn register_checks(server: &Arc<ApiServer>) {
     let etcd = StoreCheck::spawn(server);
+    let ready = etcd.clone();
+    server.health.register("log", || Ok(()));
     server.health.register("etcd", move || etcd.clone().verdict());
+    server.health.register_ready("etcd-readiness", move || ready.clone().verdict());
     let shutdown = server.shutdown.clone();
     server.health.register_ready("shutdown", move || {
         if shutdown.is_cancelled() { Err("process is shutting down".to_owned()) } else { Ok(()) }
@@ -116,12 +148,13 @@ impl StoreCheck {
     fn spawn(server: &Arc<ApiServer>) -> Self {
         let (sender, receiver) = tokio::sync::watch::channel(None);
         let (store, shutdown) = (Arc::clone(server.registry.store()), server.shutdown.clone());
+        let limit = server.config.options.storage.etcd_healthcheck_timeout;
         tokio::spawn(async move {
             while !shutdown.is_cancelled() {
-                let verdict = match tokio::time::timeout(Duration::from_secs(2), store.health()).await {
+                let verdict = match tokio::time::timeout(limit, store.health()).await {
                     Ok(Ok(())) => None,
                     Ok(Err(error)) => Some(error.to_string()),
-                    Err(_) => Some("no answer within 2s".to_owned()),
+                    Err(_) => Some(format!("no answer within {limit:?}")),
                 };
                 sender.send_replace(verdict);
                 tokio::select! {

@@ -3,15 +3,17 @@
 use std::{path::Path, sync::Arc};
 
 use anyhow::{Context, anyhow};
+use arc_swap::ArcSwap;
 use common::serving::{Health, Ops};
 use tokio_util::sync::CancellationToken;
 
-use super::{ApiServer, Registry, inflight::Inflight};
+use super::{ApiServer, Registry, edge::Edge, inflight::Inflight};
 use crate::{
     admission::Chain,
     authn::{
         Authenticator,
         keys::{SigningKey, load_public},
+        request_header::RequestHeader,
         service_account::{Issuer, TokenVerifier},
         token_file::TokenFile,
     },
@@ -25,6 +27,7 @@ use crate::{
         Store,
         codec::StorageMediaType,
         embedded::{self, EmbeddedOptions},
+        encryption::{Encrypted, Reloader, Ring},
         etcd::{self, EtcdOptions},
     },
 };
@@ -61,6 +64,22 @@ fn storage_media_type(options: &Options) -> anyhow::Result<StorageMediaType> {
             "--storage-media-type {other:?} invalid, allowed values: application/json, application/vnd.kubernetes.protobuf"
         )),
     }
+}
+
+/// Puts encryption at rest in front of a store if the flags ask for it; hands back what to ask for its health.
+pub async fn encrypted(
+    options: &Options,
+    store: Arc<dyn Store>,
+    shutdown: &CancellationToken,
+) -> anyhow::Result<(Arc<dyn Store>, Option<Arc<ArcSwap<Ring>>>)> {
+    let storage = &options.storage;
+    let Some(path) = &storage.encryption_provider_config else { return Ok((store, None)) };
+    let reloader = Reloader::load(path.clone()).await.context("--encryption-provider-config")?;
+    let ring = Arc::clone(&reloader.ring);
+    if storage.encryption_provider_config_automatic_reload {
+        tokio::spawn(reloader.run(shutdown.clone()));
+    }
+    Ok((Arc::new(Encrypted::new(store, &storage.etcd_prefix, Arc::clone(&ring))), Some(ring)))
 }
 
 /// Wires the server.
@@ -107,9 +126,12 @@ pub fn build(
         backends,
         ops: Ops::new(health.clone()),
         health,
+        edge: Edge::new(options).map_err(|e| anyhow!(e))?,
         inflight: Inflight::new(options.limits.max_requests_inflight, options.limits.max_mutating_requests_inflight),
         shutdown,
+        draining: CancellationToken::new(),
         ending: CancellationToken::new(),
+        ended: std::sync::OnceLock::new(),
         stopped,
         config: Arc::clone(&config),
     })
@@ -145,7 +167,13 @@ fn authentication(options: &Options, audiences: &[String]) -> anyhow::Result<(Au
     };
     let token_file = flags.token_auth_file.as_deref().map(TokenFile::load).transpose();
     let authenticator = Authenticator {
-        request_header: None,
+        request_header: flags.requestheader_client_ca_file.as_ref().map(|_| RequestHeader {
+            allowed_names: flags.requestheader_allowed_names.clone(),
+            username_headers: flags.requestheader_username_headers.clone(),
+            uid_headers: flags.requestheader_uid_headers.clone(),
+            group_headers: flags.requestheader_group_headers.clone(),
+            extra_prefixes: flags.requestheader_extra_headers_prefix.clone(),
+        }),
         token_file: token_file.map_err(|e| anyhow!("--token-auth-file: {e}"))?,
         service_accounts: (!keys.is_empty()).then(|| TokenVerifier { issuers, keys, audiences: audiences.to_vec() }),
         bootstrap_tokens: flags.enable_bootstrap_token_auth,

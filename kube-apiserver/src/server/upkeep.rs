@@ -1,11 +1,22 @@
-//! What has to be looked after from time to time: leaked Service addresses and ports, documents that nobody asks for.
+//! What has to be looked after from time to time: leaked Service addresses and ports, documents that nobody asks for,
+//! the size of the store.
 
 use std::{sync::Arc, time::Duration};
 
-use super::ApiServer;
+use super::{ApiServer, metrics};
 
 /// Upstream's interval of its repair loops.
 const INTERVAL: Duration = Duration::from_secs(180);
+
+/// How long a scrape waits for the store.
+const SIZE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Asks the store for its size, for a scrape of the metrics.
+pub async fn measure_storage(server: &ApiServer) {
+    if let Ok(Ok(size)) = tokio::time::timeout(SIZE_TIMEOUT, server.registry.store().size()).await {
+        metrics::storage_size().set(i64::try_from(size).unwrap_or(i64::MAX));
+    }
+}
 
 /// Looks after things until the server ends.
 pub fn spawn(server: &Arc<ApiServer>) {

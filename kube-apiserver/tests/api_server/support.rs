@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 pub struct Cluster {
     pub port: u16,
     ca: CertifiedIssuer<'static, KeyPair>,
+    front_proxy: CertifiedIssuer<'static, KeyPair>,
     running: Option<Running>,
     shutdown: CancellationToken,
     dir: tempfile::TempDir,
@@ -28,26 +29,30 @@ pub struct Cluster {
 impl Cluster {
     /// Starts a server and waits until it is ready.
     pub async fn start() -> Self {
+        Self::start_with(&[]).await
+    }
+
+    /// As [`Self::start`] with more flags; `{dir}` in them is the server's directory.
+    pub async fn start_with(flags: &[&str]) -> Self {
         let mut cluster = Self::prepare();
-        cluster.boot().await;
+        cluster.restart_with(flags).await;
         cluster
     }
 
     /// A server that does not run yet; [`Self::restart`] starts it.
     pub fn prepare() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let mut params = CertificateParams::default();
-        params.is_ca = IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-        params.distinguished_name.push(DnType::CommonName, "test-ca");
-        let ca = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
+        let (ca, front_proxy) = (authority("test-ca"), authority("test-front-proxy-ca"));
         let write = |name: &str, text: String| std::fs::write(dir.path().join(name), text).unwrap();
         write("ca.crt", ca.pem());
+        write("front-proxy-ca.crt", front_proxy.pem());
         let (cert, key) = issue(&ca, "kube-apiserver", &[], ExtendedKeyUsagePurpose::ServerAuth);
         write("server.crt", cert);
         write("server.key", key);
         write("sa.key", KeyPair::generate().unwrap().serialize_pem());
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        Self { port, ca, running: None, shutdown: CancellationToken::new(), dir, flags: Vec::new() }
+        let shutdown = CancellationToken::new();
+        Self { port, ca, front_proxy, running: None, shutdown, dir, flags: Vec::new() }
     }
 
     /// Where the embedded store is.
@@ -73,7 +78,8 @@ impl Cluster {
             "--enable-admission-plugins=NodeRestriction".to_owned(),
             "--service-cluster-ip-range=10.96.0.0/16".to_owned(),
         ];
-        let flags = flags.into_iter().chain(self.flags.iter().cloned());
+        let dir = self.dir.path().display().to_string();
+        let flags = flags.into_iter().chain(self.flags.iter().map(|flag| flag.replace("{dir}", &dir)));
         let options: Options = common::config::try_parse_from(flags).unwrap();
         self.shutdown = CancellationToken::new();
         self.running = Some(start(options, self.shutdown.clone()).await.unwrap());
@@ -96,10 +102,28 @@ impl Cluster {
         self.boot().await;
     }
 
+    /// Lets the store forget its history, so that old versions and continue tokens expire.
+    pub async fn compact(&self) {
+        let store = self.running.as_ref().unwrap().server.registry.store();
+        let now = store.current_revision().await.unwrap();
+        store.compact(now).await.unwrap();
+    }
+
+    /// The server's directory.
+    pub fn dir(&self) -> &std::path::Path {
+        self.dir.path()
+    }
+
+    /// Asks the server to end, without waiting for it.
+    pub fn begin_stop(&self) {
+        self.shutdown.cancel();
+    }
+
     /// Ends the server.
     pub async fn stop(&mut self) {
-        self.shutdown.cancel();
         if let Some(running) = self.running.take() {
+            running.server.registry.verify_caches().await.unwrap();
+            self.shutdown.cancel();
             running.wait().await.unwrap();
         }
     }
@@ -118,6 +142,15 @@ impl Cluster {
         self.with(credentials).await
     }
 
+    /// A client with a certificate of the front proxy's CA.
+    pub async fn front_proxy(&self, name: &str) -> Client {
+        let (cert, key) = issue(&self.front_proxy, name, &[], ExtendedKeyUsagePurpose::ClientAuth);
+        let credentials = json!({
+            "client-certificate-data": STANDARD.encode(cert), "client-key-data": STANDARD.encode(key),
+        });
+        self.with(credentials).await
+    }
+
     /// A client with these kubeconfig credentials.
     pub async fn with(&self, credentials: Value) -> Client {
         let kubeconfig: Kubeconfig = serde_json::from_value(json!({
@@ -130,9 +163,18 @@ impl Cluster {
             "current-context": "x",
         }))
         .unwrap();
-        let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.unwrap();
+        let mut config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.unwrap();
+        // Tests look at what the server says.
+        config.default_retry = false;
         Client::try_from(config).unwrap()
     }
+}
+
+fn authority(name: &str) -> CertifiedIssuer<'static, KeyPair> {
+    let mut params = CertificateParams::default();
+    params.is_ca = IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    params.distinguished_name.push(DnType::CommonName, name);
+    CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
 }
 
 fn issue(
@@ -174,6 +216,23 @@ pub async fn refused(client: &Client, request: http::Request<Vec<u8>>) -> (u16, 
         Err(kube::Error::Api(status)) => (status.code, status.reason, status.message),
         other => panic!("{text}: {other:?}"),
     }
+}
+
+/// The whole answer of a request, whatever its code.
+pub async fn send(client: &Client, request: http::Request<Vec<u8>>) -> (http::response::Parts, String) {
+    let response = client.send(request.map(kube::client::Body::from)).await.unwrap();
+    let (parts, body) = response.into_parts();
+    let bytes = http_body_util::BodyExt::collect(body).await.unwrap().to_bytes();
+    (parts, String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// A GET with headers.
+pub fn get(path: &str, headers: &[(&str, &str)]) -> http::Request<Vec<u8>> {
+    let mut request = http::Request::builder().uri(path);
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    request.body(Vec::new()).unwrap()
 }
 
 /// Waits for a condition.
