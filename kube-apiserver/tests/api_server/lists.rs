@@ -129,7 +129,7 @@ async fn collections_are_deleted_by_selector_and_page_and_answer_what_was_listed
         ),
         (
             json!({"dryRun": ["Some"]}),
-            "DeleteOptions.meta.k8s.io \"\" is invalid: dryRun: Unsupported value: \"Some\": supported values: \"All\"",
+            "DeleteOptions.meta.k8s.io \"\" is invalid: dryRun: Unsupported value: [\"Some\"]: supported values: \"All\"",
         ),
     ] {
         let (code, _, text) = refused(&admin, request("DELETE", &format!("{MAPS}/z"), &body)).await;

@@ -15,6 +15,7 @@ use std::{
 };
 
 use parking_lot::{Mutex, RwLock};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{ProgressRequest, Revision, Store, codec::Codec};
@@ -42,6 +43,9 @@ pub use object::{CachedObject, Labels};
 pub use protobuf::{Protobuf, frame as protobuf_frame};
 pub use select::{FieldRequirement, LabelMatcher, Selection};
 pub use watch::{EventKind, WatchFrom, WatchItem, WatchQuery, Watcher, bookmark_frame};
+
+/// How often the store is asked whether it has come to a revision of the future.
+const ASK_AGAIN: Duration = Duration::from_millis(100);
 
 /// Selectable fields of an object beside `metadata.name` and `metadata.namespace`.
 pub type Fields = Vec<(Cow<'static, str>, String)>;
@@ -296,12 +300,20 @@ impl Inner {
             return Ok(());
         }
         let _timer = self.metrics().read_wait.start_timer();
+        let deadline = Instant::now() + self.options.fresh_timeout;
         let mut progress = self.progress_sent.subscribe();
-        self.request_progress(revision);
-        let reached = progress.wait_for(|reached| *reached >= revision);
-        match tokio::time::timeout(self.options.fresh_timeout, reached).await {
-            Ok(Ok(_)) => Ok(()),
-            _ => Err(CacheError::TooLargeResourceVersion { requested: revision, current: self.state.read().revision }),
+        loop {
+            // Only what the store has can be reported: a wish for the future would hide the wishes of others.
+            let there = self.store.current_revision().await?;
+            self.request_progress(revision.min(there));
+            let until = if there >= revision { deadline } else { deadline.min(Instant::now() + ASK_AGAIN) };
+            if let Ok(Ok(_)) = tokio::time::timeout_at(until, progress.wait_for(|at| *at >= revision)).await {
+                return Ok(());
+            }
+            if Instant::now() >= deadline {
+                let current = self.state.read().revision;
+                return Err(CacheError::TooLargeResourceVersion { requested: revision, current });
+            }
         }
     }
 

@@ -294,3 +294,17 @@ async fn a_consistent_read_does_not_depend_on_the_cache_keeping_up() {
     let exact = ListQuery { version: ResourceVersion::NotOlderThan(newest), ..ListQuery::default() };
     assert!(matches!(fixture.cache.list(exact).await, Err(CacheError::TooLargeResourceVersion { .. })));
 }
+
+#[tokio::test]
+async fn who_asks_for_the_future_does_not_delay_others() {
+    let options = CacheOptions { fresh_timeout: Duration::from_millis(300), ..CacheOptions::default() };
+    let fixture = fixture(options).await;
+    fixture.create("a", "x", "n1").await;
+    let future = ListQuery { version: ResourceVersion::NotOlderThan(1_000_000), ..ListQuery::default() };
+    let refused = fixture.cache.list(future).await;
+    assert!(matches!(refused, Err(CacheError::TooLargeResourceVersion { requested: 1_000_000, .. })));
+    let newest = fixture.store.create("/registry/other/x", pod("x", "x", ""), None).await.unwrap();
+    fixture.cache.list(ListQuery::default()).await.unwrap();
+    assert!(fixture.cache.revision() >= newest, "the cache caught up instead of being passed over");
+    fixture.shutdown.cancel();
+}
