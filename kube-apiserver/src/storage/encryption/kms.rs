@@ -128,6 +128,9 @@ struct Current {
     expires: Instant,
 }
 
+/// An opened seed, by what tells it from others.
+type Seed = (Vec<u8>, Arc<dyn Cipher>);
+
 /// A key management service.
 pub(super) struct Kms {
     name: String,
@@ -136,7 +139,7 @@ pub(super) struct Kms {
     current: ArcSwapOption<Current>,
     /// Why the service is not healthy.
     ailment: Mutex<Option<String>>,
-    seeds: Mutex<VecDeque<(Vec<u8>, Arc<dyn Cipher>)>>,
+    seeds: Mutex<VecDeque<Seed>>,
     _watching: DropGuard,
 }
 
