@@ -27,6 +27,7 @@ const RUNTIME_PATIENCE: Duration = Duration::from_secs(120);
 pub async fn run(options: Options, shutdown: CancellationToken) -> anyhow::Result<()> {
     let config = Config::complete(&options)?;
     let rotation = rotation::Policy::new(&config.file)?;
+    let thresholds = eviction::Thresholds::new(&config.file)?;
     let cgroups = Arc::new(Cgroups::detect(&config.file).context("finding the mounted cgroup hierarchies")?);
     if cgroups.version() == Version::V1 && config.file.fail_cgroup_v1 {
         bail!(
@@ -48,7 +49,7 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> anyhow::Resul
     prepare_cgroups(&kubelet)?;
     kubelet.events.node(false, "Starting", "Starting kubelet.");
     let health_port = health::bind(&kubelet).await?;
-    let tasks = spawn(&kubelet, &shutdown);
+    let tasks = spawn(&kubelet, thresholds, &shutdown);
     if let Some(policy) = rotation {
         tasks.spawn(rotation::run(kubelet.clone(), policy, shutdown.clone()));
     }
@@ -167,7 +168,7 @@ fn prepare_cgroups(kubelet: &Kubelet) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn spawn(kubelet: &Arc<Kubelet>, shutdown: &CancellationToken) -> TaskTracker {
+fn spawn(kubelet: &Arc<Kubelet>, thresholds: eviction::Thresholds, shutdown: &CancellationToken) -> TaskTracker {
     let tasks = TaskTracker::new();
     let changed = Arc::new(tokio::sync::Notify::new());
     let of = || (kubelet.clone(), shutdown.clone());
@@ -187,7 +188,7 @@ fn spawn(kubelet: &Arc<Kubelet>, shutdown: &CancellationToken) -> TaskTracker {
     let (k, s) = of();
     tasks.spawn(images::gc::run(k, s));
     let (k, s) = of();
-    tasks.spawn(eviction::run(k, changed.clone(), s));
+    tasks.spawn(eviction::run(k, thresholds, changed.clone(), s));
     if let Some(client) = kubelet.client.clone() {
         let (k, s) = of();
         tasks.spawn(api_source::run(k, client.clone(), s));

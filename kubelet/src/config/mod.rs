@@ -7,7 +7,7 @@ mod overrides;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use serde_json::Value;
@@ -59,7 +59,7 @@ pub struct Options {
     /// Accepted; cgroup of the runtime.
     #[arg(long, default_value = "")]
     pub runtime_cgroups: String,
-    /// Drop-in configuration directory (not built yet).
+    /// Directory of drop-in configuration files (`*.conf`), laid over --config in the order of their names.
     #[arg(long, default_value = "")]
     pub config_dir: String,
     /// Flags that shadow the file.
@@ -97,9 +97,6 @@ impl Config {
     pub fn complete(options: &Options) -> anyhow::Result<Self> {
         if !options.bootstrap_kubeconfig.is_empty() {
             bail!("--bootstrap-kubeconfig is not supported yet: give the node its own --kubeconfig");
-        }
-        if !options.config_dir.is_empty() {
-            bail!("--config-dir is not supported yet: put everything into --config");
         }
         let file = load_file(options)?;
         validate(&file)?;
@@ -151,13 +148,13 @@ fn load_file(options: &Options) -> anyhow::Result<KubeletConfiguration> {
     let mut tree = if options.config.is_empty() {
         serde_json::json!({"apiVersion": defaults::API_VERSION, "kind": defaults::KIND})
     } else {
-        let path = PathBuf::from(&options.config);
-        let tree: Value = common::config::load_versioned(&path, defaults::API_VERSION, defaults::KIND)?;
-        // The file alone must be right, so that an error names the file and not a flag.
-        let _: KubeletConfiguration = serde_json::from_value(tree.clone())
-            .with_context(|| format!("failed to load kubelet config file, path: {}", path.display()))?;
-        tree
+        read_file(&PathBuf::from(&options.config), "config file")?
     };
+    if !options.config_dir.is_empty() {
+        for path in drop_ins(Path::new(&options.config_dir))? {
+            merge_patch(&mut tree, read_file(&path, "dropin file")?);
+        }
+    }
     let report_follows_update =
         tree.get("nodeStatusReportFrequency").is_none() && tree.get("nodeStatusUpdateFrequency").is_some();
     options.overrides.apply(&mut tree);
@@ -171,6 +168,49 @@ fn load_file(options: &Options) -> anyhow::Result<KubeletConfiguration> {
         }
     }
     Ok(file)
+}
+
+/// A file as a tree. Each must be right alone, so that an error names the file and not a flag.
+fn read_file(path: &Path, what: &str) -> anyhow::Result<Value> {
+    let tree: Value = common::config::load_versioned(path, defaults::API_VERSION, defaults::KIND)?;
+    let _: KubeletConfiguration = serde_json::from_value(tree.clone())
+        .with_context(|| format!("failed to load kubelet {what}, path: {}", path.display()))?;
+    Ok(tree)
+}
+
+/// All `.conf` files below a directory, by name.
+fn drop_ins(directory: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    let failed = || format!("failed to load kubelet config drop-ins from {}", directory.display());
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(directory).with_context(failed)? {
+        let path = entry.with_context(failed)?.path();
+        if path.is_dir() {
+            files.extend(drop_ins(&path)?);
+        } else if path.extension().is_some_and(|extension| extension == "conf") {
+            files.push(path);
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+/// RFC 7396: objects merge, all else replaces, null removes.
+fn merge_patch(target: &mut Value, patch: Value) {
+    let Value::Object(patch) = patch else {
+        *target = patch;
+        return;
+    };
+    if !target.is_object() {
+        *target = Value::Object(serde_json::Map::new());
+    }
+    let Some(target) = target.as_object_mut() else { return };
+    for (key, value) in patch {
+        if value.is_null() {
+            target.remove(&key);
+        } else {
+            merge_patch(target.entry(key).or_insert(Value::Null), value);
+        }
+    }
 }
 
 fn validate(file: &KubeletConfiguration) -> anyhow::Result<()> {
@@ -229,5 +269,44 @@ mod tests {
         assert_eq!(file.sync_frequency, GoDuration::seconds(60));
         assert!(file.authentication.webhook.enabled && !file.authentication.anonymous.enabled);
         assert_eq!(file.eviction_hard["memory.available"], "100Mi");
+    }
+
+    #[test]
+    fn drop_ins_are_laid_over_the_file_by_name() {
+        use clap::Parser;
+        let directory = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| {
+            let path = directory.path().join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(
+                &path,
+                format!("apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\n{text}"),
+            )
+            .unwrap();
+            path.display().to_string()
+        };
+        let file = write(
+            "kubelet.yaml",
+            "maxPods: 1\nclusterDNS: [a, b]\nevictionHard: {memory.available: 1Mi}\nfailSwapOn: false\n",
+        );
+        write("d/10-a.conf", "maxPods: 2\nclusterDNS: [c]\nevictionHard: {nodefs.available: 2Mi}\n");
+        write("d/20-b.conf", "maxPods: 3\nkubeReserved: {cpu: 1m}\n");
+        write("d/30-not-read.yaml", "maxPods: 4\n");
+        let load = |extra: &[&str]| {
+            let directory = format!("--config-dir={}", directory.path().join("d").display());
+            let flags = ["kubelet", &format!("--config={file}"), &directory].map(str::to_owned);
+            let all = flags.into_iter().chain(extra.iter().map(|flag| (*flag).to_owned()));
+            load_file(&Options::try_parse_from(all).unwrap())
+        };
+        let merged = load(&[]).unwrap();
+        assert_eq!((merged.max_pods, merged.cluster_dns.as_slice()), (3, &["c".to_owned()][..]));
+        assert_eq!(merged.eviction_hard.len(), 2);
+        assert_eq!(merged.kube_reserved["cpu"], "1m");
+        assert_eq!(load(&["--max-pods=9"]).unwrap().max_pods, 9);
+        let bad = write("d/15-bad.conf", "maxPodz: 3\n");
+        let error = format!("{:#}", load(&[]).unwrap_err());
+        assert!(error.contains(&bad) && error.contains("maxPodz"), "{error}");
+        std::fs::remove_dir_all(directory.path().join("d")).unwrap();
+        assert!(load(&[]).unwrap_err().to_string().contains("drop-ins"));
     }
 }

@@ -1,7 +1,7 @@
-//! Eviction: measures memory, disk and PIDs against the hard thresholds, reports pressure and ends pods until it is
-//! gone. Soft thresholds and minimum reclaim wait for issue 5.
+//! Eviction: measures memory, disk and PIDs against the thresholds, reports pressure and ends pods until it is gone.
 
 mod rank;
+mod thresholds;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -9,9 +9,12 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
-use crate::node::{machine, object};
+use crate::node::machine;
+use crate::pods::spec;
 use crate::pods::status::Verdict;
 use crate::shared::Kubelet;
+pub(crate) use thresholds::Thresholds;
+use thresholds::{Crossed, Observed};
 
 const PERIOD: Duration = Duration::from_secs(10);
 
@@ -49,41 +52,30 @@ impl Pressure {
     }
 }
 
-/// A threshold that is crossed.
-struct Crossed {
-    /// 0 memory, 1 disk, 2 PIDs.
-    index: usize,
-    resource: &'static str,
-    threshold: i64,
-    available: i64,
-}
-
-fn measure(kubelet: &Kubelet) -> Vec<Crossed> {
+fn measure(kubelet: &Kubelet) -> Observed {
     let disk = machine::disk(&kubelet.config.root_dir);
     let (processes, most) = machine::processes();
-    let signals = [
-        (0, "memory", "memory.available", machine::available_memory(), kubelet.node.machine.memory_bytes),
-        (1, "ephemeral-storage", "nodefs.available", disk.available, disk.capacity),
-        (1, "inodes", "nodefs.inodesFree", disk.inodes_free, disk.inodes),
-        (2, "pids", "pid.available", most - processes, most),
-    ];
-    let thresholds = &kubelet.config.file.eviction_hard;
-    let crossed = signals.into_iter().filter_map(|(index, resource, signal, available, whole)| {
-        let threshold = object::threshold(thresholds.get(signal)?, whole);
-        (whole > 0 && available < threshold).then_some(Crossed { index, resource, threshold, available })
-    });
-    crossed.collect()
+    [
+        (machine::available_memory(), kubelet.node.machine.memory_bytes),
+        (disk.available, disk.capacity),
+        (disk.inodes_free, disk.inodes),
+        (most - processes, most),
+    ]
 }
 
 /// Watches until shutdown.
-pub(crate) async fn run(kubelet: Arc<Kubelet>, changed: Arc<tokio::sync::Notify>, shutdown: CancellationToken) {
+pub(crate) async fn run(
+    kubelet: Arc<Kubelet>,
+    mut thresholds: Thresholds,
+    changed: Arc<tokio::sync::Notify>,
+    shutdown: CancellationToken,
+) {
     loop {
         tokio::select! {
             () = tokio::time::sleep(PERIOD) => {}
             () = shutdown.cancelled() => return,
         }
-        let crossed = measure(&kubelet);
-        let met = [0, 1, 2].map(|index| crossed.iter().any(|crossed| crossed.index == index));
+        let (met, crossed) = thresholds.observe(&measure(&kubelet), Instant::now());
         let transition = kubelet.config.file.eviction_pressure_transition_period.0;
         if kubelet.node.pressure.observe(met, transition) {
             changed.notify_one();
@@ -102,13 +94,7 @@ async fn relieve(kubelet: &Kubelet, crossed: &Crossed) {
         tracing::warn!(resource = crossed.resource, "no pods are left to evict");
         return;
     };
-    let quantity = |bytes: i64| {
-        if crossed.index == 2 || crossed.resource == "inodes" {
-            bytes.to_string()
-        } else {
-            format!("{}Ki", bytes / 1024)
-        }
-    };
+    let quantity = |number: i64| if crossed.bytes { format!("{}Ki", number / 1024) } else { number.to_string() };
     let message = format!(
         "The node was low on resource: {}. Threshold quantity: {}, available: {}. ",
         crossed.resource,
@@ -117,5 +103,8 @@ async fn relieve(kubelet: &Kubelet, crossed: &Crossed) {
     );
     kubelet.events.pod(&victim, true, "Evicted", &message);
     let verdict = Verdict { phase: "Failed", reason: "Evicted".into(), message };
-    kubelet.pods.evict(crate::pods::spec::uid(&victim), 0, verdict);
+    // A soft threshold leaves time: the pod's own, up to what the node allows.
+    let longest = kubelet.config.file.eviction_max_pod_grace_period;
+    let grace = if crossed.soft { spec::grace(&victim).min(longest) } else { 0 };
+    kubelet.pods.evict(spec::uid(&victim), grace, verdict);
 }

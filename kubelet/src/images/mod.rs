@@ -69,8 +69,9 @@ impl ImageManager {
         let (pod, container) = (request.pod, request.container);
         let asked = container.image.clone().unwrap_or_default();
         let image = with_default_tag(&asked).map_err(|message| because("InvalidImageName", message))?;
-        let say = |warning, reason: &str, message: &str| {
-            kubelet.events.container(pod, &container.name, warning, reason, message);
+        let say = |warning, reason: &str, message: &str| match container.name.as_str() {
+            "" => kubelet.events.pod(pod, warning, reason, message),
+            name => kubelet.events.container(pod, name, warning, reason, message),
         };
         let present = kubelet.runtime.image(&image).await.map_err(|error| {
             let message = format!("Failed to inspect image {asked:?}: {error}");

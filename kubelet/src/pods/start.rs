@@ -1,5 +1,7 @@
 //! Starting one container: image, environment, mounts, create, start, postStart.
 
+use std::collections::HashMap;
+
 use k8s_openapi::api::core::v1::Container;
 
 use super::status::Waiting;
@@ -53,7 +55,8 @@ impl Worker {
             .map_err(|message| because("CreateContainerConfigError", message))?;
         let config_error = |message: String| because("CreateContainerConfigError", message);
         let envs = self.environment(container, sandbox).await.map_err(config_error)?;
-        let mounts = self.mounts(container, &sandbox.ips, &envs).await.map_err(config_error)?;
+        let images = self.volume_images(container, sandbox).await?;
+        let mounts = self.mounts(container, &sandbox.ips, &envs, &images).await.map_err(config_error)?;
         let restart_count = match last {
             Some(last) => last.restart_count + 1,
             None => self.restarts_by_logs(&container.name).await,
@@ -83,6 +86,28 @@ impl Worker {
         runtime.start_container(&id).await.map_err(|error| because("RunContainerError", error.to_string()))?;
         kubelet.events.container(&self.pod, &container.name, false, "Started", "Container started");
         self.post_start(container, &id, sandbox).await
+    }
+
+    /// Images that the container mounts as volumes, by volume, pulled if need be.
+    async fn volume_images(
+        &self,
+        container: &Container,
+        sandbox: &Sandbox,
+    ) -> Result<HashMap<String, String>, Waiting> {
+        let mut images = HashMap::new();
+        for mount in container.volume_mounts.iter().flatten() {
+            let Some(source) = self.volumes.get(&mount.name).and_then(|volume| volume.image.as_ref()) else { continue };
+            // No container has this image; without a name the events are the pod's.
+            let holder = Container {
+                image: source.reference.clone(),
+                image_pull_policy: source.pull_policy.clone(),
+                ..Container::default()
+            };
+            let request = PullRequest { pod: &self.pod, container: &holder, sandbox: &sandbox.config };
+            let present = self.kubelet.images.ensure(&self.kubelet, request).await?;
+            images.insert(mount.name.clone(), present.reference);
+        }
+        Ok(images)
     }
 
     async fn post_start(&mut self, container: &Container, id: &str, sandbox: &Sandbox) -> Result<(), Waiting> {

@@ -1,7 +1,9 @@
 //! What the node and the cluster add to a pod: sandbox configuration, DNS, host names, mounts of a container.
 
+use std::collections::HashMap;
+
 use k8s_cri::v1 as cri;
-use k8s_openapi::api::core::v1::{Container, Pod};
+use k8s_openapi::api::core::v1::{Container, Pod, VolumeMount};
 use k8s_openapi::api::node::v1::RuntimeClass;
 
 use super::fields::FieldContext;
@@ -93,6 +95,7 @@ impl Worker {
         container: &Container,
         ips: &[String],
         envs: &super::env::EnvVars,
+        images: &HashMap<String, String>,
     ) -> Result<Vec<cri::Mount>, String> {
         let directory = self.kubelet.config.pod_dir(&self.uid);
         let mut mounts = Vec::new();
@@ -100,6 +103,10 @@ impl Worker {
             let volume = self.volumes.get(&mount.name).ok_or_else(|| {
                 format!("cannot find volume {:?} to mount into container {:?}", mount.name, container.name)
             })?;
+            if let Some(reference) = images.get(&mount.name) {
+                mounts.push(image_mount(mount, reference)?);
+                continue;
+            }
             let place = subpath::Place { pod_dir: &directory, volume: &mount.name, container: &container.name, index };
             let host_path = subpath::resolve(volume, mount, envs, &place).await?;
             mounts.push(cri::Mount {
@@ -158,6 +165,19 @@ impl Worker {
             ..Default::default()
         })
     }
+}
+
+/// The runtime mounts an image by itself.
+fn image_mount(mount: &VolumeMount, reference: &str) -> Result<cri::Mount, String> {
+    if mount.sub_path.as_deref().is_some_and(|path| !path.is_empty()) {
+        return Err(format!("subPath of the image volume {:?} is not supported by this kubelet yet", mount.name));
+    }
+    Ok(cri::Mount {
+        container_path: absolute(&mount.mount_path),
+        readonly: true,
+        image: Some(cri::ImageSpec { image: reference.to_owned(), ..Default::default() }),
+        ..Default::default()
+    })
 }
 
 fn absolute(path: &str) -> String {

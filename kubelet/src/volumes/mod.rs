@@ -16,6 +16,8 @@ mod unmount;
 
 use std::path::PathBuf;
 
+use k8s_openapi::api::core::v1::ImageVolumeSource;
+
 pub(crate) use setup::mount_pod;
 pub(crate) use unmount::{remove_pod_dir, unmount_pod};
 
@@ -26,6 +28,14 @@ pub(crate) struct Mounted {
     pub(crate) path: PathBuf,
     /// The volume's kind allows no writes.
     pub(crate) read_only: bool,
+    /// Not on the host at all: the runtime mounts this image.
+    pub(crate) image: Option<ImageVolumeSource>,
+}
+
+impl Mounted {
+    fn at(path: PathBuf, read_only: bool) -> Self {
+        Self { path, read_only, image: None }
+    }
 }
 
 /// A volume that could not be set up.

@@ -61,9 +61,13 @@ async fn mount(kubelet: &Kubelet, source: &Source<'_>, volume: &Volume) -> Resul
     if let Some(host) = volume.host_path.clone() {
         return blocking(move || {
             host_path::check(&host)?;
-            Ok(Mounted { path: PathBuf::from(host.path), read_only: false })
+            Ok(Mounted::at(PathBuf::from(host.path), false))
         })
         .await;
+    }
+    if let Some(image) = volume.image.clone() {
+        // Pulled when a container that mounts it starts.
+        return Ok(Mounted { path: PathBuf::new(), read_only: true, image: Some(image) });
     }
     if let Some(empty) = volume.empty_dir.clone() {
         let path = directory(kubelet, pod, "empty-dir", &volume.name);
@@ -71,7 +75,7 @@ async fn mount(kubelet: &Kubelet, source: &Source<'_>, volume: &Volume) -> Resul
         return blocking(move || {
             empty_dir::set_up(&path, &empty, capacity)?;
             ownership::apply(&path, fs_group, Access::Write)?;
-            Ok(Mounted { path, read_only: false })
+            Ok(Mounted::at(path, false))
         })
         .await;
     }
@@ -90,7 +94,7 @@ async fn mount(kubelet: &Kubelet, source: &Source<'_>, volume: &Volume) -> Resul
         if changed {
             ownership::apply(&path, fs_group, Access::Read)?;
         }
-        Ok(Mounted { path, read_only: true })
+        Ok(Mounted::at(path, true))
     })
     .await
 }

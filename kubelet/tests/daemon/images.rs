@@ -74,3 +74,22 @@ async fn a_container_that_the_runtime_refuses_says_why() {
     node.runtime.script("main", Script::default());
     node.wait_for_pod_ready("web", "True").await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_is_a_volume_too() {
+    let node = Node::start().await;
+    node.runtime.break_image("example.com/data:1", "no such image");
+    let pod = json!({
+        "containers": [{"name": "main", "volumeMounts": [{"name": "data", "mountPath": "/data"}]}],
+        "volumes": [{"name": "data", "image": {"reference": "example.com/data:1", "pullPolicy": "IfNotPresent"}}],
+    });
+    node.run("web", pod).await;
+    node.wait_for_pod("web", REASON, "ErrImagePull").await;
+    assert!(node.runtime.calls(&["create"]).is_empty());
+    node.runtime.mend_image("example.com/data:1");
+    node.wait_for_pod_ready("web", "True").await;
+    let mounts = node.runtime.config("main").unwrap().mounts;
+    let data = mounts.iter().find(|mount| mount.container_path == "/data").unwrap();
+    assert_eq!(data.image.as_ref().map(|image| image.image.as_str()), Some("example.com/data:1"));
+    assert!(data.readonly && data.host_path.is_empty(), "{data:?}");
+}
