@@ -87,6 +87,9 @@ pub async fn serve(call: &Call, body: Incoming) -> ApiResult<Response<Body>> {
     if resource.storage.is_none() {
         return subresources::virtual_create(call, resource, body).await;
     }
+    if resource.group.is_empty() && resource.plural == "endpoints" {
+        call.warn("v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice");
+    }
     let Some(store) = call.registry.store_of(resource) else { return Ok(not_served()) };
     if !info.subresource.is_empty() {
         let Some(sub) = resource.subresource(&info.subresource) else { return Err(ApiError::unknown_resource()) };

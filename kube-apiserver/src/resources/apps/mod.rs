@@ -18,8 +18,14 @@ const REPLICA_FIELDS: &[super::rules::Selectable] =
     &[("status.replicas", |obj| int_at(obj, "status.replicas").unwrap_or_default().to_string())];
 const REPLICA_LABELS: &[&str] = &["metadata.name", "metadata.namespace", "status.replicas"];
 
-const WORKLOAD: Rules =
-    Rules { group: "apps", generation: true, status: true, gated: gated::TEMPLATE, ..Rules::GENERIC };
+const WORKLOAD: Rules = Rules {
+    group: "apps",
+    generation: true,
+    status: true,
+    gated: gated::TEMPLATE,
+    warnings: |obj, old| crate::resources::pod::warnings::template(obj, old, "spec.template"),
+    ..Rules::GENERIC
+};
 
 pub(crate) const RULES: &[Rules] = &[
     Rules {

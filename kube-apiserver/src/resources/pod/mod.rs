@@ -27,6 +27,7 @@ pub(crate) mod template;
 pub(crate) mod update;
 pub(crate) mod validate;
 mod volumes;
+pub(crate) mod warnings;
 mod whole;
 
 pub(crate) const RULES: &[Rules] = &[
@@ -64,7 +65,7 @@ pub(crate) const RULES: &[Rules] = &[
             ("status.nominatedNodeName", |pod| str_at(pod, "status.nominatedNodeName").to_string()),
         ],
         graceful_delete: Some(graceful_delete),
-        warnings,
+        warnings: pod_warnings,
         columns: table::COLUMNS,
         row: table::row,
         ..Rules::GENERIC
@@ -74,6 +75,7 @@ pub(crate) const RULES: &[Rules] = &[
         kind: "PodTemplate",
         gated: &[("template.spec", gated::POD_SPEC)],
         generation: true,
+        warnings: |obj, old| warnings::template(obj, old, "template"),
         defaults: |obj| defaults::template(obj, "template"),
         validate: |obj, errs| template::validate(obj, "template", &Path::root("template"), errs),
         validate_update: |new, _, _, errs| template::validate(new, "template", &Path::root("template"), errs),
@@ -167,16 +169,19 @@ fn graceful_delete(pod: &Value, requested: Option<i64>) -> Deletion {
     }
 }
 
-fn warnings(pod: &Value, old: Option<&Value>) -> Vec<String> {
+/// People seldom change pods themselves: updates are not commented on.
+fn pod_warnings(pod: &Value, old: Option<&Value>) -> Vec<String> {
     if old.is_some() {
         return Vec::new();
     }
+    let mut out = Vec::new();
     let complaints = names::dns1123_label(str_at(pod, "metadata.name"));
-    if complaints.is_empty() {
-        return Vec::new();
+    if !complaints.is_empty() {
+        let text = "metadata.name: this is used in the Pod's hostname, which can result in surprising behavior; a DNS label is recommended";
+        out.push(format!("{text}: [{}]", complaints.join(" ")));
     }
-    let text = "metadata.name: this is used in the Pod's hostname, which can result in surprising behavior; a DNS label is recommended";
-    vec![format!("{text}: [{}]", complaints.join(" "))]
+    out.extend(warnings::warnings(pod, &Path::root("")));
+    out
 }
 
 /// Sets a condition; the transition time moves only with the status.

@@ -25,6 +25,7 @@ const COLUMNS: &[Column] =
 pub(crate) const RULES: &[Rules] = &[Rules {
     resource: "services",
     kind: "Service",
+    warnings: |service, _| service_warnings(service),
     name: NameRule::Label,
     status: true,
     create_on_update: true,
@@ -286,6 +287,39 @@ fn row(service: &Value, now: Timestamp) -> Row {
         age(service, now),
         labels(service, "spec.selector"),
     ]
+}
+
+/// Fields that this sort of service ignores, and old names.
+fn service_warnings(service: &Value) -> Vec<String> {
+    let has = |field: &str| crate::resources::value::is_set(service, &format!("spec.{field}"));
+    let (headless, external) = (is_headless(service), str_at(service, "spec.type") == "ExternalName");
+    let mut out: Vec<String> = Vec::new();
+    let mut warn = |when: bool, text: &str| {
+        if when {
+            out.push(text.to_owned());
+        }
+    };
+    warn(
+        service["metadata"]["annotations"].get("service.kubernetes.io/topology-aware-hints").is_some(),
+        "annotation service.kubernetes.io/topology-aware-hints is deprecated, please use service.kubernetes.io/topology-mode instead",
+    );
+    warn(headless && has("loadBalancerIP"), "spec.loadBalancerIP is ignored for headless services");
+    warn(headless && has("externalIPs"), "spec.externalIPs is ignored for headless services");
+    warn(
+        headless && str_at(service, "spec.sessionAffinity") != "None",
+        "spec.SessionAffinity is ignored for headless services",
+    );
+    warn(
+        has("externalIPs") && !headless && !external,
+        "spec.externalIPs is deprecated and may no longer be implemented in some clusters",
+    );
+    warn(external && has("externalIPs"), "spec.externalIPs is ignored when spec.type is \"ExternalName\"");
+    warn(!external && has("externalName"), "spec.externalName is ignored when spec.type is not \"ExternalName\"");
+    warn(
+        str_at(service, "spec.trafficDistribution") == "PreferClose",
+        "spec.trafficDistribution: \"PreferClose\" is deprecated; use \"PreferSameZone\"",
+    );
+    out
 }
 
 #[cfg(test)]
