@@ -105,7 +105,7 @@ pub(super) struct Message {
     /// In the order in which they are on the wire.
     pub fields: Vec<Field>,
     pub layers: Vec<Layer>,
-    /// Indices into `fields`, by name.
+    /// Index + 1 of the field in the bucket of its name, or behind it.
     by_name: Vec<u16>,
     /// Indices of the fields with `absent_json`.
     pub shown: Vec<u16>,
@@ -117,8 +117,15 @@ pub(super) struct Message {
 
 impl Message {
     pub fn field(&self, name: &str) -> Option<usize> {
-        let found = self.by_name.binary_search_by(|at| self.fields[usize::from(*at)].name.cmp(name)).ok()?;
-        Some(usize::from(self.by_name[found]))
+        let mask = self.by_name.len().checked_sub(1)?;
+        let mut at = bucket(name) & mask;
+        loop {
+            let field = usize::from(self.by_name[at]).checked_sub(1)?;
+            if self.fields[field].name == name {
+                return Some(field);
+            }
+            at = (at + 1) & mask;
+        }
     }
 }
 
@@ -312,8 +319,7 @@ fn push(layer: &mut Layer, number: u32, tag: Box<[u8]>, target: Target) {
 
 fn finish(mut message: Message) -> Message {
     let count = message.fields.len() as u16;
-    message.by_name = (0..count).collect();
-    message.by_name.sort_by_key(|at| message.fields[usize::from(*at)].name);
+    message.by_name = index(&message.fields);
     message.shown = (0..count).filter(|at| message.fields[usize::from(*at)].absent_json.is_some()).collect();
     let members = message.shown.iter().map(|at| &message.fields[usize::from(*at)]);
     let members: Vec<String> =
@@ -325,6 +331,31 @@ fn finish(mut message: Message) -> Message {
     }
     message.zero_wire = wire.into();
     message
+}
+
+/// Where a name is looked for first: its length and three of its bytes tell most names of a type apart.
+fn bucket(name: &str) -> usize {
+    let bytes = name.as_bytes();
+    let byte = |at: usize| bytes.get(at).copied().map_or(0, usize::from);
+    let (first, middle, last) = (byte(0), byte(bytes.len() / 2), byte(bytes.len().saturating_sub(1)));
+    (bytes.len() + first * 7 + middle * 31 + last * 131).wrapping_mul(0x9e37_79b1) >> 7
+}
+
+/// At most a third of the buckets is taken, so every search ends.
+fn index(fields: &[Field]) -> Vec<u16> {
+    if fields.is_empty() {
+        return Vec::new();
+    }
+    let size = (fields.len() * 3).next_power_of_two();
+    let mut buckets = vec![0u16; size];
+    for (at, field) in fields.iter().enumerate() {
+        let mut bucket = bucket(field.name) & (size - 1);
+        while buckets[bucket] != 0 {
+            bucket = (bucket + 1) & (size - 1);
+        }
+        buckets[bucket] = at as u16 + 1;
+    }
+    buckets
 }
 
 fn zero_layer(message: &Message, layer: usize, out: &mut Vec<u8>) {

@@ -109,10 +109,32 @@ fn civil(days: i64) -> Option<(u32, u32, u32)> {
 
 /// Seconds and nanoseconds since 1970 of RFC 3339 text.
 pub(super) fn parse_time(text: &str) -> Result<(i64, i32), WireError> {
+    if let Some(seconds) = whole_seconds(text.as_bytes()) {
+        return Ok((seconds, 0));
+    }
     let time: Timestamp = text.parse().map_err(|_| WireError::Json(format!("cannot parse {text:?} as a time")))?;
     // Before 1970 the library counts fractions backwards.
     let nanos = time.as_nanosecond();
     Ok((nanos.div_euclid(1_000_000_000) as i64, nanos.rem_euclid(1_000_000_000) as i32))
+}
+
+/// The form in which servers write times, `2006-01-02T15:04:05Z`; other forms take the long way.
+fn whole_seconds(text: &[u8]) -> Option<i64> {
+    let [y1, y2, y3, y4, b'-', m1, m2, b'-', d1, d2, b'T', h1, h2, b':', n1, n2, b':', s1, s2, b'Z'] = *text else {
+        return None;
+    };
+    let number = |digits: &[u8]| {
+        digits.iter().try_fold(0i64, |sum, digit| digit.is_ascii_digit().then(|| sum * 10 + i64::from(digit - b'0')))
+    };
+    let (year, month, day) = (number(&[y1, y2, y3, y4])?, number(&[m1, m2])?, number(&[d1, d2])?);
+    let (hour, minute, second) = (number(&[h1, h2])?, number(&[n1, n2])?, number(&[s1, s2])?);
+    // Days that not every month has are left to the calendar of the long way.
+    let plain = (1..=12).contains(&month) && (1..=28).contains(&day) && hour < 24 && minute < 60 && second < 60;
+    let shifted = year - i64::from(month <= 2);
+    let (era, of_era) = (shifted.div_euclid(400), shifted.rem_euclid(400));
+    let day_of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
+    let days = era * 146_097 + of_era * 365 + of_era / 4 - of_era / 100 + day_of_year - 719_468;
+    plain.then_some(days * 86_400 + hour * 3600 + minute * 60 + second)
 }
 
 /// Whether a time is Go's zero time.
@@ -229,6 +251,14 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn the_short_way_of_times_is_the_long_one(seconds in -62_135_596_800i64..253_402_300_799) {
+            let text = time(seconds, None);
+            let text = text.trim_matches('"');
+            let long: Result<Timestamp, _> = text.parse();
+            prop_assert_eq!(parse_time(text).ok().map(|(s, _)| s), long.ok().map(|t| t.as_second()));
+        }
+
         #[test]
         fn times_are_what_they_were(seconds in -60_000_000_000i64..253_402_300_799, micros in 0u32..1_000_000) {
             let text = time(seconds, Some(micros));
