@@ -151,9 +151,29 @@ impl Cluster {
         self.with(credentials).await
     }
 
+    /// A kubeconfig file of system:masters, and a place for files beside it.
+    pub fn kubeconfig(&self) -> std::path::PathBuf {
+        let (cert, key) = issue(&self.ca, "admin", &["system:masters"], ExtendedKeyUsagePurpose::ClientAuth);
+        let credentials = json!({
+            "client-certificate-data": STANDARD.encode(cert), "client-key-data": STANDARD.encode(key),
+        });
+        let path = self.dir.path().join("kubeconfig");
+        std::fs::write(&path, self.config(&credentials).to_string()).unwrap();
+        path
+    }
+
     /// A client with these kubeconfig credentials.
     pub async fn with(&self, credentials: Value) -> Client {
-        let kubeconfig: Kubeconfig = serde_json::from_value(json!({
+        let kubeconfig: Kubeconfig = serde_json::from_value(self.config(&credentials)).unwrap();
+        let mut config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.unwrap();
+        // Tests look at what the server says.
+        config.default_retry = false;
+        Client::try_from(config).unwrap()
+    }
+
+    fn config(&self, credentials: &Value) -> Value {
+        json!({
+            "apiVersion": "v1", "kind": "Config",
             "clusters": [{"name": "c", "cluster": {
                 "server": format!("https://127.0.0.1:{}", self.port),
                 "certificate-authority-data": STANDARD.encode(self.ca.pem()),
@@ -161,12 +181,7 @@ impl Cluster {
             "users": [{"name": "u", "user": credentials}],
             "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
             "current-context": "x",
-        }))
-        .unwrap();
-        let mut config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.unwrap();
-        // Tests look at what the server says.
-        config.default_retry = false;
-        Client::try_from(config).unwrap()
+        })
     }
 }
 
