@@ -88,7 +88,7 @@ async fn publish_trust(server: &ApiServer) -> ApiResult<()> {
     let map = json!({"metadata": {"name": TRUST, "namespace": "kube-system"}, "data": data});
     if !ensure(server, "", "configmaps", map).await? {
         let store = server.registry.core("configmaps")?;
-        store.modify("kube-system", TRUST, &mut MergeTrust(&data)).await?;
+        super::ensure::modify(store, "kube-system", TRUST, &mut MergeTrust(&data)).await?;
     }
     Ok(())
 }
@@ -187,7 +187,7 @@ async fn renew(server: &ApiServer, name: &str, host: &str, holder: &str) -> ApiR
     });
     if !ensure(server, "coordination.k8s.io", "leases", lease).await? {
         let store = server.registry.of("coordination.k8s.io", "leases")?;
-        store.modify("kube-system", name, &mut SetField { field: "spec", value: &spec }).await?;
+        super::ensure::modify(store, "kube-system", name, &mut SetField { field: "spec", value: &spec }).await?;
     }
     Ok(())
 }

@@ -1,12 +1,21 @@
 //! Creates objects that must exist, unless they do.
 
+use async_trait::async_trait;
 use serde_json::Value;
 
 use crate::{
+    endpoints::{Target, ownership},
     request::ApiResult,
     resources::{Ctx, User, metadata},
-    server::ApiServer,
+    server::{ApiServer, Change, Mutation, Outcome, ResourceStore, Stored},
 };
+
+/// Who owns what the server writes of its own accord.
+const MANAGER: &str = "kube-apiserver";
+
+fn target(store: &ResourceStore) -> Target<'_> {
+    Target { resource: store.resource, sub: None, store }
+}
 
 /// Creates `object` when it is missing; says whether it was.
 ///
@@ -33,7 +42,39 @@ pub fn complete(server: &ApiServer, group: &str, resource: &str, namespace: &str
     metadata::fill_system_fields(&mut object, context.now);
     if let Ok(store) = server.registry.of(group, resource) {
         store.strategy.default(&mut object);
+        ownership::follow_stored(target(store), MANAGER, &ownership::nothing(), &mut object);
         store.strategy.prepare_create(&mut object, &context);
     }
     object
+}
+
+/// Changes an object as the server itself, which comes to own what it changes.
+///
+/// # Errors
+/// 404, what the mutation answers, or the store is unavailable.
+pub async fn modify(
+    store: &ResourceStore,
+    namespace: &str,
+    name: &str,
+    mutation: &mut dyn Mutation,
+) -> ApiResult<Outcome> {
+    store.modify(namespace, name, &mut Followed { mutation, target: target(store) }).await
+}
+
+struct Followed<'a> {
+    mutation: &'a mut dyn Mutation,
+    target: Target<'a>,
+}
+
+#[async_trait]
+impl Mutation for Followed<'_> {
+    async fn attempt(&mut self, current: &Stored) -> ApiResult<Change> {
+        Ok(match self.mutation.attempt(current).await? {
+            Change::Put(mut object) => {
+                ownership::follow_stored(self.target, MANAGER, &current.object, &mut object);
+                Change::Put(object)
+            }
+            other => other,
+        })
+    }
 }

@@ -183,7 +183,7 @@ async fn put(server: &ApiServer, group: &str, resource: &str, wanted: Value, fie
     let store = server.registry.of(group, resource)?;
     let mut wanted = wanted;
     store.strategy.default(&mut wanted);
-    store.modify("default", NAME, &mut Publish { wanted: &wanted, fields }).await.map(drop)
+    super::ensure::modify(store, "default", NAME, &mut Publish { wanted: &wanted, fields }).await.map(drop)
 }
 
 struct Publish<'a> {

@@ -39,7 +39,7 @@ async fn one(server: &ApiServer, wanted: &Object) -> ApiResult<()> {
     }
     let store = server.registry.of(GROUP, wanted.resource)?;
     let mut completion = Completion { wanted: &wanted.object };
-    match store.modify(wanted.namespace, wanted.name, &mut completion).await {
+    match super::ensure::modify(store, wanted.namespace, wanted.name, &mut completion).await {
         // A binding to another role cannot be changed, only made anew.
         Ok(Outcome::Deleted(_)) => {
             ensure(server, GROUP, wanted.resource, wanted.object.clone()).await?;

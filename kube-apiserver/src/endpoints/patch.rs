@@ -77,8 +77,7 @@ impl Patching<'_> {
         let Writing { call, target, options, .. } = self.writing;
         not_yet::check(target)?;
         let mut object = self.patch.apply(call, Subject::Resource(target), &ownership::nothing(), options)?;
-        let text = |name: &str| object["metadata"][name].as_str().unwrap_or_default().to_owned();
-        let (uid, version) = (text("uid"), text("resourceVersion"));
+        let uid = object["metadata"]["uid"].as_str().unwrap_or_default();
         let (group, resource, name) = (target.resource.group, target.resource.plural, call.info.name.as_str());
         if !uid.is_empty() {
             let why =
@@ -86,9 +85,8 @@ impl Patching<'_> {
             return Err(ApiError::conflict(group, resource, name, why));
         }
         update::check_name(&object, name)?;
-        if !version.is_empty() && version != "0" {
-            return Err(ApiError::modified(group, resource, name));
-        }
+        // Upstream does not hold a version against what is not there.
+        write::ensure_metadata(&mut object)["resourceVersion"] = Value::Null;
         write::settle_namespace(&mut object, target.resource.namespaced, &call.info.namespace)?;
         update::authorize_create(call)?;
         create::create(self.writing, object).await
