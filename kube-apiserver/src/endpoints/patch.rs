@@ -142,9 +142,12 @@ impl Patch {
         let config = patch::read_configuration(&self.bytes).map_err(|e| ApiError::bad_request(e.to_string()))?;
         let applied = ownership::apply(subject, options, original, &config.value)?;
         match mode {
-            FieldValidation::Strict if !config.problems.is_empty() => Err(ApiError::bad_request(config.strict_error())),
+            FieldValidation::Strict if !config.twice.is_empty() => Err(ApiError::bad_request(format!(
+                "error strict decoding YAML: error converting YAML to JSON: {}",
+                config.strict_error()
+            ))),
             FieldValidation::Warn => {
-                config.problems.iter().for_each(|problem| call.warn(problem));
+                config.twice.iter().for_each(|line| call.warn(line));
                 Ok(applied)
             }
             _ => Ok(applied),

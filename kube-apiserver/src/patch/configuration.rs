@@ -1,175 +1,33 @@
-//! The body of a server-side apply: YAML (and so JSON), read twice where it matters: what it says, and which keys it
-//! says twice.
-
-use std::fmt;
+//! The body of a server-side apply: YAML, and so JSON.
 
 use common::schema;
-use serde::Deserialize;
-use serde::de::{Deserializer, MapAccess, SeqAccess, Visitor};
-use serde_json::{Map, Number, Value};
-use serde_saphyr::{Budget, DuplicateKeyPolicy, Options, Spanned};
+use serde_json::{Map, Value};
 
 use super::PatchError;
-
-/// Deeper documents are refused.
-const MAX_DEPTH: usize = 128;
-
-/// A configuration as sent.
-#[derive(Debug, Clone, PartialEq, Default)]
-pub struct Configuration {
-    /// What it says; of keys that occur twice, the last.
-    pub value: Value,
-    /// Keys that occur twice: `line 3: key "a" already set in map`.
-    pub problems: Vec<String>,
-}
-
-impl Configuration {
-    /// The refusal of such keys under `fieldValidation=Strict`.
-    pub fn strict_error(&self) -> String {
-        let lines: Vec<String> = self.problems.iter().map(|problem| format!("\n  {problem}")).collect();
-        format!("error strict decoding YAML: error converting YAML to JSON: yaml: unmarshal errors:{}", lines.concat())
-    }
-}
+use crate::request::yaml::{self, Document};
 
 /// Reads a configuration.
 ///
 /// # Errors
 /// It is no YAML, or no object.
-pub fn read_configuration(bytes: &[u8]) -> Result<Configuration, PatchError> {
+pub fn read_configuration(bytes: &[u8]) -> Result<Document, PatchError> {
     let refused = |error: String| PatchError::BadRequest(format!("error decoding YAML: {error}"));
     // Most clients send JSON.
     if let Ok(value @ Value::Object(_)) = serde_json::from_slice(bytes)
         && schema::duplicate_fields(bytes).is_empty()
     {
-        return Ok(Configuration { value, problems: Vec::new() });
+        return Ok(Document { value, twice: Vec::new() });
     }
-    let unreadable = |error: String| refused(format!("error converting YAML to JSON: yaml: {error}"));
-    let text = std::str::from_utf8(bytes).map_err(|_| unreadable("invalid UTF-8".to_owned()))?;
-    let mut problems = Vec::new();
-    let value = parse(text).map_err(unreadable)?.into_value(&mut problems);
-    let value = match value {
-        Value::Null => Value::Object(Map::new()),
-        value => value,
-    };
-    if !value.is_object() {
-        let error = super::wrong_shape(&value, "map[string]interface {}");
+    let mut document =
+        yaml::read(bytes).map_err(|error| refused(format!("error converting YAML to JSON: yaml: {error}")))?;
+    if document.value.is_null() {
+        document.value = Value::Object(Map::new());
+    }
+    if !document.value.is_object() {
+        let error = super::wrong_shape(&document.value, "map[string]interface {}");
         return Err(refused(format!("error unmarshaling JSON: while decoding JSON: {error}")));
     }
-    Ok(Configuration { value, problems })
-}
-
-/// A document with the lines of its keys.
-enum Node {
-    Scalar(Value),
-    List(Vec<Node>),
-    Map(Vec<(Spanned<Key>, Node)>),
-}
-
-/// A key, whatever it is in YAML, as JSON has it.
-struct Key(String);
-
-fn parse(text: &str) -> Result<Node, String> {
-    let mut budget = Budget::default();
-    budget.max_depth = MAX_DEPTH;
-    let mut options = Options::default();
-    options.budget = Some(budget);
-    options.duplicate_keys = DuplicateKeyPolicy::LastWins;
-    serde_saphyr::from_str_with_options(text, options).map_err(|error| error.to_string())
-}
-
-impl Node {
-    fn into_value(self, problems: &mut Vec<String>) -> Value {
-        match self {
-            Self::Scalar(value) => value,
-            Self::List(list) => Value::Array(list.into_iter().map(|node| node.into_value(problems)).collect()),
-            Self::Map(members) => {
-                let mut object = Map::new();
-                for (key, node) in members {
-                    let value = node.into_value(problems);
-                    if object.contains_key(&key.value.0) {
-                        let quoted = crate::resources::field::go_quote(&key.value.0);
-                        problems.push(format!("line {}: key {quoted} already set in map", key.referenced.line()));
-                    }
-                    object.insert(key.value.0, value);
-                }
-                Value::Object(object)
-            }
-        }
-    }
-}
-
-impl<'de> Deserialize<'de> for Node {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(NodeVisitor)
-    }
-}
-
-struct NodeVisitor;
-
-impl<'de> Visitor<'de> for NodeVisitor {
-    type Value = Node;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a YAML value")
-    }
-
-    fn visit_bool<E>(self, value: bool) -> Result<Node, E> {
-        Ok(Node::Scalar(value.into()))
-    }
-
-    fn visit_i64<E>(self, value: i64) -> Result<Node, E> {
-        Ok(Node::Scalar(value.into()))
-    }
-
-    fn visit_u64<E>(self, value: u64) -> Result<Node, E> {
-        Ok(Node::Scalar(value.into()))
-    }
-
-    fn visit_f64<E>(self, value: f64) -> Result<Node, E> {
-        Ok(Node::Scalar(Number::from_f64(value).map_or(Value::Null, Value::Number)))
-    }
-
-    fn visit_str<E>(self, value: &str) -> Result<Node, E> {
-        Ok(Node::Scalar(value.into()))
-    }
-
-    fn visit_unit<E>(self) -> Result<Node, E> {
-        Ok(Node::Scalar(Value::Null))
-    }
-
-    fn visit_none<E>(self) -> Result<Node, E> {
-        Ok(Node::Scalar(Value::Null))
-    }
-
-    fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<Node, D::Error> {
-        Node::deserialize(deserializer)
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut access: A) -> Result<Node, A::Error> {
-        let mut list = Vec::new();
-        while let Some(node) = access.next_element()? {
-            list.push(node);
-        }
-        Ok(Node::List(list))
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<Node, A::Error> {
-        let mut members = Vec::new();
-        while let Some(member) = access.next_entry()? {
-            members.push(member);
-        }
-        Ok(Node::Map(members))
-    }
-}
-
-impl<'de> Deserialize<'de> for Key {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        match Node::deserialize(deserializer)? {
-            Node::Scalar(Value::String(text)) => Ok(Self(text)),
-            Node::Scalar(scalar) => Ok(Self(scalar.to_string())),
-            _ => Err(serde::de::Error::custom("invalid map key")),
-        }
-    }
+    Ok(document)
 }
 
 #[cfg(test)]
@@ -178,36 +36,18 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn keys_that_occur_twice_are_told_with_their_lines() {
-        let yaml = "a: 1\nb:\n  c: x\n  d:\n  - e: 1\n    e: 2\n  c: z\n2: true\n";
-        let read = read_configuration(yaml.as_bytes()).unwrap();
-        assert_eq!(read.value, json!({"a": 1, "b": {"c": "z", "d": [{"e": 2}]}, "2": true}));
-        assert_eq!(read.problems, ["line 6: key \"e\" already set in map", "line 7: key \"c\" already set in map"]);
-        assert_eq!(
-            read.strict_error(),
-            "error strict decoding YAML: error converting YAML to JSON: yaml: unmarshal errors:\n  line 6: key \"e\" already set in map\n  line 7: key \"c\" already set in map"
-        );
-        let json = read_configuration(b"{\n\"a\": 1,\n\"a\": 2}").unwrap();
-        assert_eq!(
-            (json.value, json.problems),
-            (json!({"a": 2}), vec!["line 3: key \"a\" already set in map".to_owned()])
-        );
-    }
-
-    #[test]
     fn only_objects_are_configurations() {
         assert_eq!(read_configuration(b"").unwrap().value, json!({}));
         assert_eq!(
             read_configuration(b"[1]").unwrap_err().to_string(),
             "error decoding YAML: error unmarshaling JSON: while decoding JSON: json: cannot unmarshal array into Go value of type map[string]interface {}"
         );
-        assert!(
-            read_configuration(b"{")
-                .unwrap_err()
-                .to_string()
-                .starts_with("error decoding YAML: error converting YAML to JSON: yaml: ")
+        let error = read_configuration(b"{").unwrap_err().to_string();
+        assert!(error.starts_with("error decoding YAML: error converting YAML to JSON: yaml: "), "{error}");
+        let json = read_configuration(b"{\n\"a\": 1,\n\"a\": 2}").unwrap();
+        assert_eq!(
+            (json.value, json.twice),
+            (json!({"a": 2}), vec!["line 3: key \"a\" already set in map".to_owned()])
         );
-        assert!(read_configuration("[".repeat(10_000).as_bytes()).is_err());
-        assert!(read_configuration(&[0xff]).is_err());
     }
 }

@@ -10,7 +10,7 @@ mod json;
 mod merge;
 mod strategic;
 
-pub use configuration::{Configuration, read_configuration};
+pub use configuration::read_configuration;
 pub use error::PatchError;
 
 use common::schema::{self, Problem, Type};

@@ -2,13 +2,13 @@
 
 use bytes::{Bytes, BytesMut};
 use common::{
-    schema::{self, Decoded, Type},
+    schema::{self, Decoded, Problem, Type},
     wire,
 };
 use http_body_util::BodyExt;
 use serde_json::Value;
 
-use super::{ApiError, ApiResult, negotiate::Encoding, options::FieldValidation};
+use super::{ApiError, ApiResult, negotiate::Encoding, options::FieldValidation, yaml};
 
 /// Upstream's limit of resource request bodies.
 pub const MAX_BODY: usize = 3 * 1024 * 1024;
@@ -93,11 +93,12 @@ pub fn decode(bytes: &[u8], encoding: Encoding, expected: Expected<'_>, mode: Fi
     if encoding == Encoding::Protobuf {
         return decode_protobuf(bytes, expected, unrecognized);
     }
-    let json = match encoding {
+    let document = match encoding {
         Encoding::Json | Encoding::Protobuf => None,
-        Encoding::Yaml => Some(yaml_to_json(bytes).map_err(|e| unrecognized(&format!("error parsing YAML: {e}")))?),
+        Encoding::Yaml => Some(yaml::read(bytes).map_err(|e| unrecognized(&format!("error parsing YAML: {e}")))?),
     };
-    let json = json.as_deref().unwrap_or(bytes);
+    let text = document.as_ref().map(|document| document.value.to_string());
+    let json = text.as_deref().map_or(bytes, str::as_bytes);
     let meta: TypeMeta = serde_json::from_slice(json).map_err(|e| {
         unrecognized(&format!("couldn't get version/kind; json parse error: {}", go_json_error(&e, json)))
     })?;
@@ -106,7 +107,11 @@ pub fn decode(bytes: &[u8], encoding: Encoding, expected: Expected<'_>, mode: Fi
         let object = serde_json::from_slice(json).map_err(|e| unrecognized(&e.to_string()))?;
         return Ok(Body { object, warnings: Vec::new() });
     };
-    settle(schema::decode(ty, json), expected, mode)
+    let mut decoded = schema::decode(ty, json);
+    if let Some(document) = document.filter(|document| !document.twice.is_empty()) {
+        decoded.problems.insert(0, Problem::Other(document.strict_error()));
+    }
+    settle(decoded, expected, mode)
 }
 
 /// The typed commands of kubectl send protobuf. Unknown fields cannot be told from newer ones there.
@@ -134,23 +139,14 @@ fn protobuf_to_json(ty: Type<'_>, raw: &[u8], expected: Expected<'_>) -> Result<
 pub fn to_json(bytes: &[u8], encoding: Encoding, expected: Expected<'_>) -> ApiResult<Vec<u8>> {
     match encoding {
         Encoding::Json => Ok(bytes.to_vec()),
-        Encoding::Yaml => yaml_to_json(bytes).map_err(ApiError::bad_request),
+        Encoding::Yaml => {
+            yaml::read(bytes).map(|document| document.value.to_string().into_bytes()).map_err(ApiError::bad_request)
+        }
         Encoding::Protobuf => {
             let envelope = wire::open(bytes).map_err(|e| ApiError::bad_request(e.to_string()))?;
             let ty = type_of(expected).ok_or_else(|| ApiError::bad_request("unknown kind"))?;
             protobuf_to_json(ty, envelope.raw, expected).map_err(ApiError::bad_request)
         }
-    }
-}
-
-/// Checks a tree (a patched object) against the type.
-///
-/// # Errors
-/// 400 for wrong types and, in strict mode, unknown fields.
-pub fn conform(object: &Value, expected: Expected<'_>, mode: FieldValidation) -> ApiResult<Body> {
-    match type_of(expected) {
-        Some(ty) => settle(schema::prune(ty, object), expected, mode),
-        None => Ok(Body { object: object.clone(), warnings: Vec::new() }),
     }
 }
 
@@ -179,8 +175,17 @@ fn settle(decoded: Decoded, expected: Expected<'_>, mode: FieldValidation) -> Ap
     object["kind"] = expected.kind.into();
     object["apiVersion"] = expected.api_version().into();
     let warn = mode == FieldValidation::Warn;
-    let warnings = if warn { decoded.problems.iter().map(ToString::to_string).collect() } else { Vec::new() };
+    let warnings = if warn { decoded.problems.iter().flat_map(warnings_of).collect() } else { Vec::new() };
     Ok(Body { object, warnings })
+}
+
+/// A warning each; what the YAML reader says is one problem of many lines.
+fn warnings_of(problem: &Problem) -> Vec<String> {
+    let text = problem.to_string();
+    match text.strip_prefix("yaml: unmarshal errors:") {
+        Some(lines) => lines.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned).collect(),
+        None => vec![text],
+    }
 }
 
 #[derive(serde::Deserialize, Default)]
@@ -236,14 +241,6 @@ fn summarize(bytes: &[u8], encoding: Encoding) -> String {
         let hex: String = cut.iter().map(|b| format!("{b:02x}")).collect();
         format!("{hex}{}", if more { " ..." } else { "" })
     }
-}
-
-/// JSON text of a YAML document.
-///
-/// # Errors
-/// The parser's text.
-pub fn yaml_to_json(bytes: &[u8]) -> Result<Vec<u8>, String> {
-    wire::yaml::yaml_to_json(bytes).map_err(|error| error.to_string())
 }
 
 /// Go's words for the common JSON syntax errors.
