@@ -9,6 +9,7 @@ mod encodings;
 mod encryption;
 mod lists;
 mod metrics;
+mod field_validation;
 mod kubectl;
 mod objects;
 mod ownership;
