@@ -3,7 +3,7 @@
 //! Dry runs travel the whole way but the commit, so the figures are the server's (and this client's) own work.
 
 // Shared with the tests, which use more of it.
-#[allow(dead_code, reason = "shared with the tests")]
+#[allow(dead_code, clippy::unwrap_used, reason = "shared with the tests")]
 #[path = "../tests/api_server/support.rs"]
 mod support;
 

@@ -130,9 +130,6 @@ fn visit<'v>(
             Ok(presence(old, new))
         }
         (Atom::Associative(list), Atom::Associative(_)) => {
-            if old == new {
-                return Ok(Here::Same);
-            }
             let (from, to) = (old.and_then(Value::as_array), new.and_then(Value::as_array));
             let (from, to) = (from.map_or(&[][..], Vec::as_slice), to.map_or(&[][..], Vec::as_slice));
             if from.is_empty() && to.is_empty() {
@@ -178,8 +175,13 @@ impl<'v> Walk<'_, 'v> {
                 (Some((a, _)), None) => (*a, left.next(), None),
                 (_, Some((b, _))) => (*b, None, right.next()),
             };
-            let from = members.settled(name, old, from.map(|(_, value)| value), true);
-            let to = members.settled(name, new, to.map(|(_, value)| value), self.form == New::Typed);
+            let (from, to) = (from.map(|(_, value)| value), to.map(|(_, value)| value));
+            // Most of an object stays as it is, and this is far cheaper than a walk along its type.
+            if from == to || self.skipped.contains(&name) {
+                continue;
+            }
+            let from = members.settled(name, old, from, true);
+            let to = members.settled(name, new, to, self.form == New::Typed);
             self.member(members, name, from, to)?;
         }
         // An object that came or went brought or took what it implies.
@@ -204,7 +206,7 @@ impl<'v> Walk<'_, 'v> {
             return Ok(());
         }
         // What is not declared cannot be compared: the decoder has dropped it already.
-        let Some(place) = members.place(name).filter(|_| !self.skipped.contains(&name)) else { return Ok(()) };
+        let Some(place) = members.place(name) else { return Ok(()) };
         let skipped: &[&str] = if name == "metadata" && !self.skipped.is_empty() { &SYSTEM_METADATA } else { &[] };
         let form = self.form;
         self.child(Element::field(name), |below| visit(place, old, new, below, (skipped, form)))
@@ -260,6 +262,7 @@ impl<'v> Walk<'_, 'v> {
         let one = |found: &[(Element<'v>, &'v Value)]| found.first().map(|(_, value)| *value);
         let (place, form) = (list.element, self.form);
         match (old.len() > 1, new.len() > 1) {
+            (false, false) if one(old) == one(new) => Ok(()),
             (false, false) => self.child(element, |below| visit(place, one(old), one(new), below, (&[], form))),
             // Several with one identity are like one atomic value.
             (true, true) => {
