@@ -106,7 +106,7 @@ fn to_half(value: f32) -> Option<u16> {
     }
     let exponent = ((bits >> 23) & 0xff) as i32 - 127 + 15;
     let fits = (1..31).contains(&exponent) && bits & 0x1fff == 0;
-    fits.then(|| sign | (exponent as u16) << 10 | (bits >> 13) as u16 & 0x3ff)
+    fits.then_some(sign | (exponent as u16) << 10 | (bits >> 13) as u16 & 0x3ff)
 }
 
 fn from_half(half: u16) -> f64 {

@@ -144,8 +144,8 @@ impl<'a> Clause<'a> {
                 "as" => (kind, converts) = (value, true),
                 "v" => (version, converts) = (value, true),
                 "g" => (group, converts) = (value, true),
-                "stream" if *value != "" && (*value != "watch" || encoding == Encoding::Yaml) => return None,
-                "sv" if *value != "" && *value != "v1" => return None,
+                "stream" if !value.is_empty() && (*value != "watch" || encoding == Encoding::Yaml) => return None,
+                "sv" if !value.is_empty() && *value != "v1" => return None,
                 _ => {}
             }
         }
