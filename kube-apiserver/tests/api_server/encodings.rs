@@ -118,11 +118,11 @@ async fn errors_are_encoded_too_and_what_cannot_be_is_refused() {
                 let status: Value = serde_json::from_slice(&body).unwrap();
                 (code, status["reason"].as_str().unwrap().to_owned(), status["message"].as_str().unwrap().to_owned())
             }
-            (code, kind, body) if kind == "application/yaml" => (
-                code,
-                "NotAcceptable".to_owned(),
-                String::from_utf8_lossy(&body).contains(want).then(|| want.to_owned()).unwrap_or_default(),
-            ),
+            (code, kind, body) if kind == "application/yaml" => {
+                let text = String::from_utf8_lossy(&body).into_owned();
+                let message = if text.contains(want) { want.to_owned() } else { text };
+                (code, "NotAcceptable".to_owned(), message)
+            }
             (code, kind, _) => panic!("{path}: {code} {kind}"),
         };
         assert_eq!((code, reason.as_str(), message.as_str()), (406, "NotAcceptable", want));
