@@ -28,12 +28,14 @@ pub(super) struct Health {
     heartbeat: Option<Time>,
     renewed: Option<MicroTime>,
     pub(super) seen: Instant,
+    /// The pods have been told that their node is not ready: once, or a live kubelet would contradict it for ever.
+    pub(super) pods_marked: bool,
 }
 
 impl Health {
     /// First sight of a node counts as a sign of life.
     pub(super) fn new(node: &Node, renewed: Option<&MicroTime>, now: Instant) -> Self {
-        Self { heartbeat: heartbeat(node), renewed: renewed.cloned(), seen: now }
+        Self { heartbeat: heartbeat(node), renewed: renewed.cloned(), seen: now, pods_marked: false }
     }
 
     /// Notes what the node shows now.

@@ -182,9 +182,11 @@ impl Controller {
         Ok(())
     }
 
-    /// Pods of a node that is not ready are not ready either.
+    /// Pods of a node that became not ready are not ready either.
     async fn mark_pods(&self, node: &Node) -> Result<(), kube::Error> {
-        if ready_status(node) == "True" || health::condition(node, "Ready").is_none() {
+        let silent = ready_status(node) != "True" && health::condition(node, "Ready").is_some();
+        if !silent || self.are_pods_marked(node.name_str()) {
+            self.set_pods_marked(node.name_str(), silent);
             return Ok(());
         }
         let on_node = self.pods.by_index(BY_NODE, node.name_str());
@@ -196,7 +198,18 @@ impl Controller {
             apierr::ignore_not_found(result)?;
             self.events.warning(&crate::events::reference(&**pod), "NodeNotReady", "Node is not ready".into());
         }
+        self.set_pods_marked(node.name_str(), true);
         Ok(())
+    }
+
+    fn are_pods_marked(&self, node: &str) -> bool {
+        self.health.lock().get(node).is_some_and(|h| h.pods_marked)
+    }
+
+    fn set_pods_marked(&self, node: &str, marked: bool) {
+        if let Some(health) = self.health.lock().get_mut(node) {
+            health.pods_marked = marked;
+        }
     }
 
     async fn taint(&self, node: &Node) -> Result<(), kube::Error> {
