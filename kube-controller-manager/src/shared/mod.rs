@@ -12,6 +12,7 @@ pub(crate) mod meta;
 pub(crate) mod owner;
 pub(crate) mod pod_control;
 pub(crate) mod pods;
+pub(crate) mod protection;
 pub(crate) mod ranking;
 pub(crate) mod selector;
 pub(crate) mod services;

@@ -17,7 +17,7 @@ const PATIENT: &str = "--node-monitor-grace-period=1h";
 const STARTING: &str = "--node-startup-grace-period=1h";
 
 /// A server, and every controller at work.
-async fn start() -> (ApiServer, Client, Daemon) {
+pub async fn start() -> (ApiServer, Client, Daemon) {
     let server = ApiServer::start().await;
     let ca = format!("--root-ca-file={}", server.path("ca.crt").display());
     let flags =

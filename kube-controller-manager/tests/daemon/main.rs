@@ -5,6 +5,7 @@ mod election;
 mod loops;
 #[path = "../../../kube-apiserver/tests/neighbour/mod.rs"]
 mod neighbour;
+mod protection;
 mod start;
 
 /// Who the daemon is.
