@@ -1,6 +1,6 @@
 //! What the Corten daemons share.
 //!
-//! `api`, `schema` and `meta` do no I/O and never use the rooms below them (`client`, `informer`, `serving`, ...).
+//! `api`, `schema`, `meta` and `quota` do no I/O and never use the rooms below them (`client`, `informer`, `serving`, ...).
 
 pub mod api;
 pub mod client;
@@ -10,6 +10,7 @@ pub mod election;
 pub mod events;
 pub mod informer;
 pub mod meta;
+pub mod quota;
 pub mod runtime;
 pub mod schema;
 pub mod serving;

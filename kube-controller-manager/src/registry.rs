@@ -33,7 +33,7 @@ pub(crate) static CONTROLLERS: &[Descriptor] = &[
     later("endpointslice-mirroring-controller", &["endpointslicemirroring"], true),
     on("replicationcontroller-controller", &["replicationcontroller"], c::replicaset::start_replication),
     on("pod-garbage-collector-controller", &["podgc"], c::podgc::start),
-    later("resourcequota-controller", &["resourcequota"], true),
+    on("resourcequota-controller", &["resourcequota"], c::resourcequota::start),
     on("namespace-controller", &["namespace"], c::namespace::start),
     on("serviceaccount-controller", &["serviceaccount"], c::serviceaccount::start),
     on("garbage-collector-controller", &["garbagecollector"], c::garbage_collector::start),

@@ -6,6 +6,7 @@ pub mod names;
 pub mod owner;
 pub mod quantity;
 pub mod selector;
+pub mod value;
 
 pub use owner::{controller_of, new_controller_ref};
 pub use quantity::Quantity;

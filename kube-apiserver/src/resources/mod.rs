@@ -13,7 +13,6 @@ use serde_json::Value;
 
 mod admission_kinds;
 pub mod alloc;
-pub(crate) mod amounts;
 mod apps;
 mod autoscaler;
 mod batch;
@@ -30,7 +29,8 @@ pub mod field;
 mod flow;
 mod gated;
 pub mod metadata;
-pub(crate) use common::meta::names;
+pub(crate) use common::meta::{names, value};
+pub(crate) use common::quota::amounts;
 mod networking;
 pub mod pod;
 mod policy;
@@ -41,7 +41,6 @@ mod service;
 mod storage_kinds;
 mod storage_rules;
 pub mod table;
-pub(crate) mod value;
 mod volume_sources;
 
 pub(crate) use value::same;

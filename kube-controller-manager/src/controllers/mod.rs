@@ -11,6 +11,7 @@ pub(crate) mod podgc;
 pub(crate) mod pv_protection;
 pub(crate) mod pvc_protection;
 pub(crate) mod replicaset;
+pub(crate) mod resourcequota;
 pub(crate) mod root_ca_publisher;
 pub(crate) mod serviceaccount;
 pub(crate) mod taint_eviction;

@@ -1,15 +1,18 @@
 //! What the controllers bring about together, under the identities and rights that they have in a cluster.
 
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
-use k8s_openapi::api::core::v1::{ConfigMap, Endpoints, Event, Namespace, Pod, Service, ServiceAccount};
+use k8s_openapi::api::core::v1::{ConfigMap, Endpoints, Event, Namespace, Pod, ResourceQuota, Service, ServiceAccount};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use kube::{Api, Client, ResourceExt, api::ListParams};
+use kube::{
+    Api, Client, ResourceExt,
+    api::{ListParams, PostParams},
+};
 use kube_controller_manager::run;
 use serde_json::{Value, json};
 
 use crate::{
     USER,
-    neighbour::{ApiServer, Daemon, add_node, create, delete, eventually, merge},
+    neighbour::{ApiServer, Daemon, add_node, create, delete, eventually, merge, object},
 };
 
 /// Nobody plays the kubelet's heartbeat.
@@ -184,5 +187,46 @@ async fn a_namespace_is_furnished_and_emptied() {
         .await;
     assert!(pods_of.list(&ListParams::default()).await.unwrap().items.is_empty());
     assert!(maps.list(&ListParams::default()).await.unwrap().items.is_empty());
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_quota_limits_and_is_given_back() {
+    let (_server, client, daemon) = start().await;
+    let maps: Api<ConfigMap> = Api::default_namespaced(client.clone());
+    eventually("the root CA is there", async || maps.get_opt("kube-root-ca.crt").await.unwrap()).await;
+    let quotas: Api<ResourceQuota> = Api::default_namespaced(client.clone());
+    let used = async |wanted: Value| {
+        eventually(&format!("in use: {wanted}"), async || {
+            let status = quotas.get("q").await.unwrap().status?;
+            (json!(status.hard) == json!({"configmaps": "2", "pods": "1"}) && json!(status.used) == wanted)
+                .then_some(())
+        })
+        .await;
+    };
+    create(&quotas, json!({"metadata": {"name": "q"}, "spec": {"hard": {"configmaps": "2", "pods": "1"}}})).await;
+    used(json!({"configmaps": "1", "pods": "0"})).await;
+
+    let named = |name: &str| json!({"metadata": {"name": name}});
+    create(&maps, named("a")).await;
+    used(json!({"configmaps": "2", "pods": "0"})).await;
+    let refused = maps.create(&PostParams::default(), &object(named("b"))).await.unwrap_err();
+    let kube::Error::Api(status) = refused else { panic!("{refused}") };
+    let why = "exceeded quota: q, requested: configmaps=1, used: configmaps=2, limited: configmaps=2";
+    assert!(status.code == 403 && status.message.ends_with(why), "{}", status.message);
+    delete(&maps, "a").await;
+    used(json!({"configmaps": "1", "pods": "0"})).await;
+    create(&maps, named("b")).await;
+
+    let pods: Api<Pod> = Api::default_namespaced(client.clone());
+    let pod = |name: &str| json!({"metadata": {"name": name}, "spec": {"containers": [{"name": "c", "image": "one"}]}});
+    create(&pods, pod("one")).await;
+    let refused = pods.create(&PostParams::default(), &object(pod("two"))).await.unwrap_err();
+    assert!(refused.to_string().contains("exceeded quota: q, requested: pods=1"), "{refused}");
+    merge(&pods, "one", true, json!({"status": {"phase": "Succeeded"}})).await;
+    used(json!({"configmaps": "2", "pods": "0"})).await;
+    create(&pods, pod("two")).await;
+    delete(&pods, "two").await;
+    used(json!({"configmaps": "2", "pods": "0"})).await;
     daemon.stop().await;
 }

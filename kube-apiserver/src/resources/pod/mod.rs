@@ -18,7 +18,6 @@ pub(crate) mod defaults;
 mod env;
 mod network;
 mod probes;
-pub(crate) mod qos;
 pub(crate) mod scheduling;
 mod security;
 pub(crate) mod status;
@@ -86,7 +85,7 @@ pub(crate) const RULES: &[Rules] = &[
 ];
 
 fn prepare_create(pod: &mut Value, ctx: &Ctx<'_>) {
-    let mut status = json!({"phase": "Pending", "qosClass": qos::class(pod)});
+    let mut status = json!({"phase": "Pending", "qosClass": common::quota::qos::class(pod)});
     if !list_at(pod, "spec.schedulingGates").is_empty() {
         let condition = json!({
             "type": "PodScheduled",

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::{qos, scheduling, status, validate::pod_and_spec};
+use super::{scheduling, status, validate::pod_and_spec};
 use crate::resources::{
     field::{ErrorList, Path},
     value::{at, each, existing, int_at, is_set, keep_old, list_at, map_at, same, same_at, set, str_at},
@@ -238,7 +238,7 @@ fn resize(new: &Value, old: &Value, errs: &mut ErrorList) {
         errs.forbidden(&Path::root(""), "static pods cannot be resized");
         return;
     }
-    if is_set(old, "status.qosClass") && str_at(old, "status.qosClass") != qos::class(new) {
+    if is_set(old, "status.qosClass") && str_at(old, "status.qosClass") != common::quota::qos::class(new) {
         errs.invalid(&SPEC, str_at(new, "status.qosClass"), "Pod QOS Class may not change as a result of resizing");
     }
     for list in ["containers", "initContainers"] {

@@ -2,10 +2,8 @@
 
 use serde_json::Value;
 
-use crate::resources::{
-    quantity::Quantity,
-    value::{at, is_zero, list_at},
-};
+use super::amounts::{Quantity, quantity};
+use crate::meta::value::{at, is_zero, list_at};
 
 #[derive(Default)]
 struct Sums {
@@ -18,11 +16,13 @@ const RESOURCES: [&str; 2] = ["cpu", "memory"];
 fn add(sums: &mut [Option<Quantity>; 2], resources: &Value, kind: &str) -> bool {
     let mut all = true;
     for (sum, name) in sums.iter_mut().zip(RESOURCES) {
-        let amount =
-            resources.get(kind).and_then(|list| list.get(name)).and_then(Quantity::of).filter(|q| q.sign() > 0);
+        let amount = resources.get(kind).and_then(|list| list.get(name)).and_then(quantity).filter(|q| q.sign() > 0);
         all &= amount.is_some();
         *sum = match (*sum, amount) {
-            (Some(sum), Some(more)) => Some(sum.plus(more)),
+            (Some(mut sum), Some(more)) => {
+                sum.add(&more);
+                Some(sum)
+            }
             (sum, more) => sum.or(more),
         };
     }
@@ -30,7 +30,7 @@ fn add(sums: &mut [Option<Quantity>; 2], resources: &Value, kind: &str) -> bool 
 }
 
 /// `Guaranteed`, `Burstable` or `BestEffort`.
-pub(crate) fn class(pod: &Value) -> &'static str {
+pub fn class(pod: &Value) -> &'static str {
     let mut sums = Sums::default();
     let mut guaranteed = true;
     let pod_level = at(pod, "spec.resources");
@@ -54,7 +54,7 @@ pub(crate) fn class(pod: &Value) -> &'static str {
         return "BestEffort";
     }
     let equal = sums.requests.iter().zip(&sums.limits).all(|(request, limit)| match (request, limit) {
-        (Some(request), Some(limit)) => request.compare(*limit).is_eq(),
+        (Some(request), Some(limit)) => request.cmp(limit).is_eq(),
         (Some(_), None) => false,
         (None, _) => true,
     });

@@ -4,14 +4,29 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-use super::pods;
-use crate::{
-    admission::{Attributes, Operation},
-    resources::{
-        amounts::{self, Amounts, Quantity},
-        value::{at, bool_at, list_at, same_at, str_at},
-    },
+use super::{
+    amounts::{self, Amounts, Quantity},
+    pods,
 };
+use crate::meta::value::{at, bool_at, list_at, str_at};
+
+/// Kinds that are never counted: they come and go by themselves or are not stored.
+const IGNORED: [(&str, &str); 9] = [
+    ("", "bindings"),
+    ("", "componentstatuses"),
+    ("", "events"),
+    ("events.k8s.io", "events"),
+    ("authentication.k8s.io", "tokenreviews"),
+    ("authorization.k8s.io", "localsubjectaccessreviews"),
+    ("authorization.k8s.io", "selfsubjectaccessreviews"),
+    ("authorization.k8s.io", "selfsubjectrulesreviews"),
+    ("authorization.k8s.io", "subjectaccessreviews"),
+];
+
+/// Whether no quota ever counts a resource.
+pub fn is_ignored(group: &str, resource: &str) -> bool {
+    IGNORED.contains(&(group, resource))
+}
 
 const STORAGE_CLASS: &str = ".storageclass.storage.k8s.io/";
 const DEVICE_CLASS: &str = ".deviceclass.resource.k8s.io/devices";
@@ -20,17 +35,22 @@ const MAX_DEVICES: i64 = 32;
 const CLASS_ANNOTATION: &str = "volume.beta.kubernetes.io/storage-class";
 
 /// Measures objects of one kind.
-pub(super) enum Evaluator {
+pub enum Evaluator {
+    /// Compute, extended resources and number of pods.
     Pods,
+    /// Number of services, node ports and load balancers.
     Services,
+    /// Number and storage of claims, by storage class too.
     Claims,
+    /// Number of claims, devices by class.
     ResourceClaims,
     /// Everything else is only counted, under these names.
     Count(Vec<String>),
 }
 
 impl Evaluator {
-    pub(super) fn of(group: &str, resource: &str) -> Self {
+    /// The evaluator of a resource.
+    pub fn of(group: &str, resource: &str) -> Self {
         match (group, resource) {
             ("", "pods") => Self::Pods,
             ("", "services") => Self::Services,
@@ -44,26 +64,8 @@ impl Evaluator {
         }
     }
 
-    /// Whether a write can change what is used.
-    pub(super) fn handles(&self, request: &Attributes<'_>, object: &Value) -> bool {
-        let (create, update) = (request.operation == Operation::Create, request.operation == Operation::Update);
-        match (self, request.subresource) {
-            (Self::Pods, "") => {
-                create || update && request.old.is_some_and(|old| pods::terminating(old) != pods::terminating(object))
-            }
-            (Self::Pods, "resize") => update,
-            (Self::Claims, "status") => request.old.is_some_and(|old| {
-                let paths = ["status.allocatedResources.storage", "status.currentVolumeAttributesClassName"];
-                paths.iter().any(|path| !same_at(old, object, path))
-            }),
-            (Self::Services | Self::Claims | Self::ResourceClaims, "") => create || update,
-            (Self::Count(_), "") => create,
-            _ => false,
-        }
-    }
-
     /// Whether objects of this kind count for a resource of a quota.
-    pub(super) fn counts(&self, resource: &str) -> bool {
+    pub fn counts(&self, resource: &str) -> bool {
         match self {
             Self::Pods => pods::counts(resource),
             Self::Services => {
@@ -82,15 +84,28 @@ impl Evaluator {
     }
 
     /// Whether an object has what a quota on these resources demands of it.
-    pub(super) fn constraints(&self, restricted: &BTreeSet<&str>, object: &Value) -> Result<(), String> {
+    ///
+    /// # Errors
+    /// What is missing, as the message of a refusal says it.
+    pub fn constraints(&self, restricted: &BTreeSet<&str>, object: &Value) -> Result<(), String> {
         match self {
             Self::Pods => pods::constraints(restricted, object),
             _ => Ok(()),
         }
     }
 
+    /// Whether an object is in all scopes of a quota.
+    pub fn in_scopes(&self, quota: &Value, object: &Value) -> bool {
+        let mut scopes = list_at(quota, "spec.scopes").iter().filter_map(Value::as_str);
+        scopes.all(|scope| self.in_scope(scope, "Exists", &[], object))
+            && list_at(quota, "spec.scopeSelector.matchExpressions").iter().all(|selector| {
+                let values = list_at(selector, "values");
+                self.in_scope(str_at(selector, "scopeName"), str_at(selector, "operator"), values, object)
+            })
+    }
+
     /// Whether an object is in a scope of a quota.
-    pub(super) fn in_scope(&self, scope: &str, operator: &str, values: &[Value], object: &Value) -> bool {
+    fn in_scope(&self, scope: &str, operator: &str, values: &[Value], object: &Value) -> bool {
         match self {
             Self::Pods => pods::in_scope(scope, operator, values, object),
             Self::Claims if scope == "VolumeAttributesClass" => {
@@ -111,7 +126,7 @@ impl Evaluator {
     }
 
     /// What an object takes.
-    pub(super) fn usage(&self, object: &Value) -> Amounts {
+    pub fn usage(&self, object: &Value) -> Amounts {
         match self {
             Self::Pods => pods::usage(object, jiff::Timestamp::now()),
             Self::Services => service(object),
@@ -124,7 +139,7 @@ impl Evaluator {
 
 /// A number without unit.
 pub(super) fn whole(number: i64) -> Quantity {
-    Quantity::new(number, common::meta::quantity::Format::DecimalSI)
+    Quantity::new(number, crate::meta::quantity::Format::DecimalSI)
 }
 
 /// A scope selector on one value; empty means that there is none.

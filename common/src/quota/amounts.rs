@@ -4,21 +4,20 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-pub(crate) use common::meta::quantity::Quantity;
-
-use super::value::{at, list_at, str_at};
+pub use crate::meta::quantity::Quantity;
+use crate::meta::value::{at, list_at, str_at};
 
 /// Amounts by resource name.
-pub(crate) type Amounts = BTreeMap<String, Quantity>;
+pub type Amounts = BTreeMap<String, Quantity>;
 
 /// The resource list at a dotted path; what is no quantity is left out.
-pub(crate) fn amounts(obj: &Value, path: &str) -> Amounts {
+pub fn amounts(obj: &Value, path: &str) -> Amounts {
     let entries = at(obj, path).and_then(Value::as_object).into_iter().flatten();
     entries.filter_map(|(name, value)| Some((name.clone(), quantity(value)?))).collect()
 }
 
 /// A quantity from a JSON string or number.
-pub(crate) fn quantity(value: &Value) -> Option<Quantity> {
+pub fn quantity(value: &Value) -> Option<Quantity> {
     match value {
         Value::String(text) => text.parse().ok(),
         Value::Number(number) => number.to_string().parse().ok(),
@@ -27,14 +26,14 @@ pub(crate) fn quantity(value: &Value) -> Option<Quantity> {
 }
 
 /// Adds every amount of `more`.
-pub(crate) fn add(sum: &mut Amounts, more: &Amounts) {
+pub fn add(sum: &mut Amounts, more: &Amounts) {
     for (name, amount) in more {
         sum.entry(name.clone()).and_modify(|a| a.add(amount)).or_insert(*amount);
     }
 }
 
 /// Keeps the larger of each amount.
-pub(crate) fn max(list: &mut Amounts, other: &Amounts) {
+pub fn max(list: &mut Amounts, other: &Amounts) {
     for (name, amount) in other {
         let entry = list.entry(name.clone()).or_insert(*amount);
         if *amount > *entry {
@@ -45,7 +44,7 @@ pub(crate) fn max(list: &mut Amounts, other: &Amounts) {
 
 /// How to sum a pod.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Count {
+pub enum Count {
     /// What the spec says of containers and of the pod as a whole.
     Spec,
     /// Also overhead, and what a resize under way still holds.
@@ -53,7 +52,7 @@ pub(crate) enum Count {
 }
 
 /// What a pod requests: init containers run one by one before the others, sidecars beside all that follow.
-pub(crate) fn pod_requests(pod: &Value, count: Count) -> Amounts {
+pub fn pod_requests(pod: &Value, count: Count) -> Amounts {
     let mut sum = aggregate(pod, "requests", count);
     override_by_pod(pod, "requests", &mut sum);
     if count == Count::Charged {
@@ -63,7 +62,7 @@ pub(crate) fn pod_requests(pod: &Value, count: Count) -> Amounts {
 }
 
 /// What a pod may use at most; overhead counts for resources that have a limit.
-pub(crate) fn pod_limits(pod: &Value, count: Count) -> Amounts {
+pub fn pod_limits(pod: &Value, count: Count) -> Amounts {
     let mut sum = aggregate(pod, "limits", count);
     override_by_pod(pod, "limits", &mut sum);
     if count == Count::Charged {
@@ -81,7 +80,7 @@ fn override_by_pod(pod: &Value, list: &str, sum: &mut Amounts) {
 }
 
 /// Whether a resource can be given for a pod as a whole.
-pub(crate) fn is_pod_level(name: &str) -> bool {
+pub fn is_pod_level(name: &str) -> bool {
     matches!(name, "cpu" | "memory") || name.starts_with("hugepages-")
 }
 
@@ -128,7 +127,7 @@ fn held(pod: &Value, container: &Value, list: &str, spec: Amounts) -> Amounts {
 }
 
 /// `cpu=1,memory=2Gi`, as errors about quotas show lists.
-pub(crate) fn text(list: &Amounts) -> String {
+pub fn text(list: &Amounts) -> String {
     list.iter().map(|(name, amount)| format!("{name}={amount}")).collect::<Vec<_>>().join(",")
 }
 

@@ -5,12 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::Timestamp;
 use serde_json::Value;
 
-use super::evaluate::{selects, whole};
-use crate::resources::{
+use super::{
     amounts::{self, Amounts, Count},
-    pod::qos,
-    value::{at, int_at, list_at, str_at},
+    evaluate::{selects, whole},
+    qos,
 };
+use crate::meta::value::{at, int_at, list_at, str_at};
 
 const COMPUTE: [&str; 11] = [
     "count/pods",
@@ -43,7 +43,8 @@ fn is_extended(name: &str) -> bool {
     name.contains('/') && !name.split('/').next().is_some_and(|domain| domain.ends_with("kubernetes.io"))
 }
 
-pub(super) fn terminating(pod: &Value) -> bool {
+/// Whether a pod is in scope `Terminating`: it has a deadline.
+pub fn terminating(pod: &Value) -> bool {
     int_at(pod, "spec.activeDeadlineSeconds").is_some_and(|seconds| seconds >= 0)
 }
 

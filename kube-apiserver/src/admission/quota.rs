@@ -3,37 +3,21 @@
 //! `status.used` is written by compare-and-swap, so that servers beside each other never admit more than the limit; what is charged
 //! for writes that fail later is given back when the controller counts again.
 
-mod evaluate;
-mod pods;
-
 use std::collections::BTreeSet;
 
 use async_trait::async_trait;
+use common::quota::{Evaluator, is_ignored, pods};
 use serde_json::Value;
 
-use self::evaluate::Evaluator;
 use super::{Attributes, Operation, Plugin};
 use crate::{
     request::ApiResult,
     resources::{
         amounts::{self, Amounts},
-        value::{list_at, str_at},
+        value::{same_at, str_at},
     },
     server::{Change, Mutation, Stored},
 };
-
-/// Kinds that are never counted: they come and go by themselves or are not stored.
-const IGNORED: [(&str, &str); 9] = [
-    ("", "bindings"),
-    ("", "componentstatuses"),
-    ("", "events"),
-    ("events.k8s.io", "events"),
-    ("authentication.k8s.io", "tokenreviews"),
-    ("authorization.k8s.io", "localsubjectaccessreviews"),
-    ("authorization.k8s.io", "selfsubjectaccessreviews"),
-    ("authorization.k8s.io", "selfsubjectrulesreviews"),
-    ("authorization.k8s.io", "subjectaccessreviews"),
-];
 
 pub(super) struct ResourceQuota;
 
@@ -45,12 +29,12 @@ impl Plugin for ResourceQuota {
 
     async fn validate(&self, request: &Attributes<'_>, object: Option<&Value>) -> ApiResult<()> {
         let is_namespace = request.group.is_empty() && request.resource == "namespaces";
-        if request.namespace.is_empty() || is_namespace || IGNORED.contains(&(request.group, request.resource)) {
+        if request.namespace.is_empty() || is_namespace || is_ignored(request.group, request.resource) {
             return Ok(());
         }
         let Some(object) = object.filter(|_| request.operation != Operation::Delete) else { return Ok(()) };
         let evaluator = Evaluator::of(request.group, request.resource);
-        if !evaluator.handles(request, object) {
+        if !can_charge(&evaluator, request, object) {
             return Ok(());
         }
         let quotas = request.list("", "resourcequotas", Some(request.namespace)).await?;
@@ -91,7 +75,7 @@ impl Write<'_> {
         let name = str_at(quota, "metadata.name");
         let hard = amounts::amounts(quota, "status.hard");
         let restricted: BTreeSet<&str> = hard.keys().map(String::as_str).filter(|r| evaluator.counts(r)).collect();
-        if restricted.is_empty() || !in_scope(evaluator, quota, self.object) {
+        if restricted.is_empty() || !evaluator.in_scopes(quota, self.object) {
             return Ok(None);
         }
         evaluator
@@ -108,7 +92,7 @@ impl Write<'_> {
             let list = negative.join(",");
             return Err(request.forbidden(format!("quota usage is negative for resource(s): {list}")));
         }
-        let mut delta = match request.old.filter(|old| in_scope(evaluator, quota, old)) {
+        let mut delta = match request.old.filter(|old| evaluator.in_scopes(quota, old)) {
             Some(old) if request.operation == Operation::Update => increase(usage, &evaluator.usage(old)),
             _ => usage,
         };
@@ -143,15 +127,22 @@ fn increase(mut usage: Amounts, before: &Amounts) -> Amounts {
     usage
 }
 
-fn in_scope(evaluator: &Evaluator, quota: &Value, object: &Value) -> bool {
-    list_at(quota, "spec.scopes")
-        .iter()
-        .filter_map(Value::as_str)
-        .all(|scope| evaluator.in_scope(scope, "Exists", &[], object))
-        && list_at(quota, "spec.scopeSelector.matchExpressions").iter().all(|selector| {
-            let values = list_at(selector, "values");
-            evaluator.in_scope(str_at(selector, "scopeName"), str_at(selector, "operator"), values, object)
-        })
+/// Whether a write can change what is used.
+fn can_charge(evaluator: &Evaluator, request: &Attributes<'_>, object: &Value) -> bool {
+    let (create, update) = (request.operation == Operation::Create, request.operation == Operation::Update);
+    match (evaluator, request.subresource) {
+        (Evaluator::Pods, "") => {
+            create || update && request.old.is_some_and(|old| pods::terminating(old) != pods::terminating(object))
+        }
+        (Evaluator::Pods, "resize") => update,
+        (Evaluator::Claims, "status") => request.old.is_some_and(|old| {
+            let paths = ["status.allocatedResources.storage", "status.currentVolumeAttributesClassName"];
+            paths.iter().any(|path| !same_at(old, object, path))
+        }),
+        (Evaluator::Services | Evaluator::Claims | Evaluator::ResourceClaims, "") => create || update,
+        (Evaluator::Count(_), "") => create,
+        _ => false,
+    }
 }
 
 struct Charge<'a>(&'a Write<'a>);
