@@ -7,7 +7,7 @@
 set -euo pipefail
 here=$(cd "$(dirname "$0")/.." && pwd)
 profile=${PROFILE:-release}
-cluster=${CARGO_TARGET_DIR:-$here/target}/$profile/cluster
+cluster=$here/_output/bin/$profile/cluster
 
 case "${1:-up}" in
 up | -*)

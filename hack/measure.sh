@@ -5,7 +5,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 state=$PWD/_output/measured-cluster
-cluster="${CARGO_TARGET_DIR:-target}/${PROFILE:-release}/cluster --state $state"
+cluster="_output/bin/${PROFILE:-release}/cluster --state $state"
 kubectl="$cluster kubectl"
 trap '$cluster down >/dev/null 2>&1 || true' EXIT
 idle=${IDLE:-60}

@@ -32,7 +32,7 @@ run "unit and daemon tests" cargo test --workspace --quiet
 [ ${#failed[@]} -eq 0 ] || finish
 
 run "build" sh -c './hack/build.sh debug >/dev/null' || finish
-cluster=${CARGO_TARGET_DIR:-target}/debug/cluster
+cluster=_output/bin/debug/cluster
 
 # What a cluster must not leave behind; $1 is its name.
 clean() {
@@ -53,7 +53,7 @@ cluster_tests() { # name, test binaries, flags of up...
     local ok=0
     for test in $tests; do
         local threads=3; [ "$test" != chaos ] || threads=1
-        CORTEN_CLUSTER=$state run "$test tests ($name)" cargo test --quiet -p e2e --test "$test" -- --test-threads=$threads || ok=1
+        CORTEN_CLUSTER=$state run "$test tests ($name)" cargo test --quiet --workspace --test "$test" -- --test-threads=$threads || ok=1
     done
     if [ $ok -ne 0 ]; then
         mkdir -p _output/failed && cp "$state"/logs/*.log _output/failed/ 2>/dev/null
