@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, Stdio},
     thread::sleep,
     time::{Duration, Instant},
@@ -29,10 +29,11 @@ pub fn cluster() -> Result<Cluster> {
     Cluster::open(&PathBuf::from(state))
 }
 
-/// A program that was built beside the tests.
+/// A static program that `hack/build.sh` built.
 pub fn program(name: &str) -> PathBuf {
-    let tests = std::env::current_exe().ok().and_then(|path| path.parent().map(PathBuf::from)).unwrap_or_default();
-    tests.parent().unwrap_or(&tests).join(name)
+    let built = Path::new(env!("CARGO_MANIFEST_DIR")).join("../_output/bin");
+    let paths = ["debug", "release"].map(|profile| built.join(profile).join(name));
+    paths.iter().find(|path| path.exists()).unwrap_or(&paths[0]).clone()
 }
 
 /// Waits until `probe` succeeds and returns what it found; fails with its last error.

@@ -550,7 +550,7 @@ fn daemons_name_what_is_wrong_with_their_command_line() -> Result<()> {
         // Its own command line with one unreadable file, in a network where all ports are free.
         let file = match daemon.argv[0].rsplit('/').next() {
             Some("kube-apiserver") => "--client-ca-file",
-            Some("kubelet") => "--config",
+            Some("kubelet" | "kube-proxy") => "--config",
             _ => "--kubeconfig",
         };
         let prefix = format!("{file}=");
