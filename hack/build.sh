@@ -13,5 +13,5 @@ out=$PWD/_output/bin/$profile
 cargo build "${flag[@]}" --workspace --bins --target "$host" \
     --config "target.$host.rustflags = ['-C', 'target-feature=+crt-static']" >&2
 mkdir -p "$out"
-find "${CARGO_TARGET_DIR:-$PWD/target}/$host/$profile" -maxdepth 1 -type f -executable -exec cp -u --remove-destination -t "$out" {} +
+find "${CARGO_TARGET_DIR:-$PWD/target}/$host/$profile" -maxdepth 1 -type f -executable -exec cp --remove-destination -t "$out" {} +
 echo "$out"
