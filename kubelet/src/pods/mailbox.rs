@@ -46,13 +46,15 @@ impl Mailbox {
         Self { inbox: Mutex::new(inbox), wake: Notify::new(), interrupt: CancellationToken::new() }
     }
 
-    /// A newer version of the pod.
-    pub(crate) fn update(&self, pod: Arc<Pod>) {
+    /// A newer version of the pod. Without `wake` the worker finds it when it looks next.
+    pub(crate) fn update(&self, pod: Arc<Pod>, wake: bool) {
         if pod.metadata.deletion_timestamp.is_some() {
             self.interrupt.cancel();
         }
         self.inbox.lock().pod = pod;
-        self.wake.notify_one();
+        if wake {
+            self.wake.notify_one();
+        }
     }
 
     /// Something about the pod changed in the runtime or a probe.

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Weak};
 
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use parking_lot::RwLock;
 
 use super::mailbox::{Mailbox, Terminate};
@@ -64,6 +65,12 @@ pub struct PodManager {
     register: RwLock<Register>,
     kubelet: std::sync::OnceLock<Weak<Kubelet>>,
     tasks: tokio_util::task::TaskTracker,
+}
+
+/// Whether two versions of a pod are the same but for their status.
+fn differ_in_status_only(a: &Pod, b: &Pod) -> bool {
+    let metadata = |pod: &Pod| ObjectMeta { resource_version: None, ..pod.metadata.clone() };
+    a.spec == b.spec && metadata(a) == metadata(b)
 }
 
 fn full_name(pod: &Pod) -> String {
@@ -142,8 +149,9 @@ impl PodManager {
                 register.waiting.insert(full_name(&pod), pod);
                 return;
             }
-            *entry.pod.write() = pod.clone();
-            entry.mailbox.update(pod);
+            let before = std::mem::replace(&mut *entry.pod.write(), pod.clone());
+            let echo = differ_in_status_only(&before, &pod) && self.is_echo(&uid, &pod);
+            entry.mailbox.update(pod, !echo);
             return;
         }
         if spec::is_static(&pod) {
@@ -172,10 +180,17 @@ impl PodManager {
     fn set_mirror(&self, pod: Pod) {
         let name = full_name(&pod);
         let mut register = self.register.write();
-        register.mirrors.insert(name.clone(), Arc::new(pod));
+        let pod = Arc::new(pod);
+        let before = register.mirrors.insert(name.clone(), pod.clone());
+        let status_only = before.is_some_and(|before| differ_in_status_only(&before, &pod));
         // The pod's worker compares the mirror with the pod and re-reports its status.
-        let entries = register.entries.values().filter(|entry| full_name(&entry.pod.read()) == name);
-        entries.for_each(|entry| entry.mailbox.look());
+        let entries = register.entries.iter().filter(|(_, entry)| full_name(&entry.pod.read()) == name);
+        let entries = entries.filter(|(uid, _)| !(status_only && self.is_echo(uid, &pod)));
+        entries.for_each(|(_, entry)| entry.mailbox.look());
+    }
+
+    fn is_echo(&self, uid: &str, pod: &Pod) -> bool {
+        self.kubelet.get().and_then(Weak::upgrade).is_some_and(|kubelet| kubelet.status.is_echo(uid, pod))
     }
 
     /// The API no longer has the pod.

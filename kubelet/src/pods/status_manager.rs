@@ -1,7 +1,7 @@
 //! Sends pod statuses to the apiserver: only what changed, in order per pod, again until it is accepted; and confirms a
 //! deletion after the last status is through.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,6 +26,44 @@ struct Slot {
     sent: Option<Sent>,
     dirty: bool,
     delete: bool,
+    echoes: Echoes,
+}
+
+/// Tells the watch events that our own writes cause from those of others: the worker has nothing to learn of its own status.
+#[derive(Default)]
+struct Echoes {
+    /// Versions that our last writes made.
+    ours: VecDeque<u64>,
+    in_flight: bool,
+    /// Versions that came while a write was in flight: whose they are is known when it is answered.
+    undecided: Vec<u64>,
+}
+
+impl Echoes {
+    const KEPT: usize = 8;
+
+    /// Whether the worker has no need to look at this version (now).
+    fn swallows(&mut self, version: u64) -> bool {
+        if self.ours.contains(&version) {
+            return true;
+        }
+        if self.in_flight && self.undecided.len() < Self::KEPT {
+            self.undecided.push(version);
+            return true;
+        }
+        false
+    }
+
+    /// A write has ended; answers whether somebody else's change was swallowed meanwhile.
+    fn settle(&mut self, written: Option<u64>) -> bool {
+        self.in_flight = false;
+        if let Some(version) = written {
+            self.ours.truncate(Self::KEPT - 1);
+            self.ours.push_front(version);
+        }
+        let ours = &self.ours;
+        self.undecided.drain(..).any(|version| !ours.contains(&version))
+    }
 }
 
 /// What the API has accepted.
@@ -66,6 +104,7 @@ impl StatusManager {
             sent: None,
             dirty: false,
             delete: false,
+            echoes: Echoes::default(),
         });
         slot.pod = pod.clone();
         let overtaken = slot.sent.as_ref().is_none_or(|sent| sent.version < version(pod));
@@ -74,6 +113,17 @@ impl StatusManager {
         if changed || spec::is_static(pod) {
             slot.dirty = true;
             self.wake.notify_one();
+        }
+    }
+
+    /// Whether this version of an API object is what our own write of the pod's status made.
+    pub(crate) fn is_echo(&self, uid: &str, object: &Pod) -> bool {
+        self.slots.lock().get_mut(uid).is_some_and(|slot| slot.echoes.swallows(version(object)))
+    }
+
+    fn settle(&self, kubelet: &Kubelet, uid: &str, written: Option<u64>) {
+        if self.slots.lock().get_mut(uid).is_some_and(|slot| slot.echoes.settle(written)) {
+            kubelet.pods.look(uid);
         }
     }
 
@@ -145,7 +195,12 @@ async fn send(kubelet: &Kubelet, client: &kube::Client, uid: &str) -> bool {
     let name = spec::name(&target);
     if let Some(status) = difference(&known, &wanted) {
         let patch = json!({"metadata": {"uid": target_uid}, "status": status});
-        match api.patch_status(name, &PatchParams::default(), &Patch::Strategic(patch)).await {
+        if let Some(slot) = kubelet.status.slots.lock().get_mut(uid) {
+            slot.echoes.in_flight = true;
+        }
+        let written = api.patch_status(name, &PatchParams::default(), &Patch::Strategic(patch)).await;
+        kubelet.status.settle(kubelet, uid, written.as_ref().ok().map(self::version));
+        match written {
             Ok(written) => version = self::version(&written),
             // The pod is gone, or another one of its name came.
             Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => return true,
@@ -238,6 +293,24 @@ fn changed_conditions(old: Option<&Value>, new: &Value) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn echoes_are_told_from_the_changes_of_others() {
+        let mut echoes = Echoes::default();
+        assert!(!echoes.swallows(4));
+        echoes.in_flight = true;
+        assert!(echoes.swallows(5) && echoes.swallows(6));
+        assert!(echoes.settle(Some(6)), "5 is somebody else's");
+        assert!(echoes.swallows(6) && !echoes.swallows(7));
+        echoes.in_flight = true;
+        assert!(echoes.swallows(8));
+        assert!(!echoes.settle(Some(8)));
+        echoes.in_flight = true;
+        assert!(echoes.swallows(9));
+        assert!(echoes.settle(None));
+        (10..30).for_each(|version| assert!(!echoes.settle(Some(version))));
+        assert!(echoes.swallows(29) && !echoes.swallows(20));
+    }
 
     #[test]
     fn patches_say_only_what_changed() {

@@ -149,9 +149,10 @@ impl Node {
         .await;
     }
 
-    pub async fn delete(&self, name: &str, grace: Option<u32>) {
+    /// Asks for a pod's deletion; answers the pod as it terminates, nothing when it is gone at once.
+    pub async fn delete(&self, name: &str, grace: Option<u32>) -> Option<Pod> {
         let params = DeleteParams { grace_period_seconds: grace, ..DeleteParams::default() };
-        self.pods().delete(name, &params).await.unwrap();
+        self.pods().delete(name, &params).await.unwrap().left()
     }
 
     /// Waits for the node's `Ready` condition; answers its message.
