@@ -10,7 +10,7 @@ out=$PWD/_output/bin/$profile
 
 # One selection of all packages: with `-p` each program would choose features of its own and compile most libraries again.
 # Naming the target keeps the flag from procedural macros, which can't be static.
-cargo build "${flag[@]}" --workspace --bins --target "$host" \
+cargo build "${flag[@]}" --workspace --exclude '*-daemon-tests' --bins --target "$host" \
     --config "target.$host.rustflags = ['-C', 'target-feature=+crt-static']" >&2
 mkdir -p "$out"
 find "${CARGO_TARGET_DIR:-$PWD/target}/$host/$profile" -maxdepth 1 -type f -executable -exec cp --remove-destination -t "$out" {} +

@@ -11,7 +11,7 @@ const LOCAL: &str = "--cloud-provider=local";
 
 #[test]
 fn bad_input_is_named() {
-    refuses_bad_input(env!("CARGO_BIN_EXE_cloud-controller-manager"), &[LOCAL]);
+    refuses_bad_input(env!("CARGO_BIN_EXE_cloud-controller-manager-tested"), &[LOCAL]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

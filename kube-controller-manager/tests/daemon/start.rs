@@ -9,7 +9,7 @@ use crate::{
 
 #[test]
 fn bad_input_is_named() {
-    refuses_bad_input(env!("CARGO_BIN_EXE_kube-controller-manager"), &[]);
+    refuses_bad_input(env!("CARGO_BIN_EXE_kube-controller-manager-tested"), &[]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

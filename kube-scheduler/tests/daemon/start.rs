@@ -9,7 +9,7 @@ use crate::{
 
 #[test]
 fn bad_input_is_named() {
-    refuses_bad_input(env!("CARGO_BIN_EXE_kube-scheduler"), &[]);
+    refuses_bad_input(env!("CARGO_BIN_EXE_kube-scheduler-tested"), &[]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -21,7 +21,7 @@ async fn becomes_ready_when_the_server_appears() {
 fn a_bad_configuration_is_named() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("scheduler.yaml");
-    let program = env!("CARGO_BIN_EXE_kube-scheduler");
+    let program = env!("CARGO_BIN_EXE_kube-scheduler-tested");
     let head = "apiVersion: kubescheduler.config.k8s.io/v1\nkind: KubeSchedulerConfiguration\n";
     for (text, message) in [("profils: []", "profils"), ("parallelism: -1", "parallelism: Invalid value: -1")] {
         std::fs::write(&path, format!("{head}{text}\n")).unwrap();

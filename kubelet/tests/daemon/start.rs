@@ -7,7 +7,7 @@ use serde_json::json;
 use crate::support::Node;
 
 fn run(arguments: &[String]) -> (bool, String) {
-    let output = Command::new(env!("CARGO_BIN_EXE_kubelet")).args(arguments).output().unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_kubelet-tested")).args(arguments).output().unwrap();
     (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
 }
 
