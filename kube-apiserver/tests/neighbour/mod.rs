@@ -25,6 +25,7 @@ pub struct ApiServer {
     shutdown: CancellationToken,
     port: u16,
     dir: tempfile::TempDir,
+    flags: Vec<String>,
 }
 
 impl ApiServer {
@@ -35,13 +36,19 @@ impl ApiServer {
         params.distinguished_name.push(DnType::CommonName, "test-ca");
         let ca = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
         let dir = tempfile::tempdir().unwrap();
-        let server = Self { ca, running: None, shutdown: CancellationToken::new(), port: free_port(), dir };
+        let (port, shutdown) = (free_port(), CancellationToken::new());
+        let server = Self { ca, running: None, shutdown, port, dir, flags: Vec::new() };
         server.write("ca.crt", &server.ca.pem());
         server.write("sa.key", &KeyPair::generate().unwrap().serialize_pem());
         let (cert, key) = server.issue("localhost", &[]);
         server.write("tls.crt", &cert);
         server.write("tls.key", &key);
         server
+    }
+
+    /// The same with these flags besides its own.
+    pub fn prepare_with(flags: &[&str]) -> Self {
+        Self { flags: flags.iter().map(|flag| (*flag).to_owned()).collect(), ..Self::prepare() }
     }
 
     /// Starts and waits until it is ready.
@@ -51,10 +58,10 @@ impl ApiServer {
         server
     }
 
-    /// Starts what was prepared.
+    /// Starts what was prepared or stopped.
     pub async fn boot(&mut self) {
         let path = |name: &str| self.path(name).display().to_string();
-        let options = parse(&[
+        let own = [
             "kube-apiserver".to_owned(),
             "--bind-address=127.0.0.1".to_owned(),
             "--advertise-address=127.0.0.1".to_owned(),
@@ -68,7 +75,9 @@ impl ApiServer {
             "--service-account-issuer=https://kubernetes.default.svc".to_owned(),
             "--authorization-mode=Node,RBAC".to_owned(),
             "--service-cluster-ip-range=10.96.0.0/16".to_owned(),
-        ]);
+        ];
+        let options = parse(&[&own, self.flags.as_slice()].concat());
+        self.shutdown = CancellationToken::new();
         self.running = Some(start(options, self.shutdown.clone()).await.unwrap());
         let admin = self.admin().await;
         eventually("the apiserver is ready", async || {
@@ -76,6 +85,14 @@ impl ApiServer {
             admin.request_text(request).await.ok()
         })
         .await;
+    }
+
+    /// Ends it.
+    pub async fn stop(&mut self) {
+        if let Some(running) = self.running.take() {
+            self.shutdown.cancel();
+            running.wait().await.unwrap();
+        }
     }
 
     /// Where the test's files are; `ca.crt`, `tls.crt` and `tls.key` are there.
@@ -166,7 +183,8 @@ fn parse<O: clap::Parser>(line: &[String]) -> O {
     }
 }
 
-fn free_port() -> u16 {
+/// A port that was free a moment ago.
+pub fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 

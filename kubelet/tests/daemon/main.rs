@@ -5,6 +5,8 @@
 mod images;
 mod lifecycle;
 mod logs;
+#[path = "../../../kube-apiserver/tests/neighbour/mod.rs"]
+mod neighbour;
 mod outages;
 mod registration;
 mod resize;

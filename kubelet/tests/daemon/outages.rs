@@ -77,7 +77,7 @@ async fn static_pods_run_before_the_api_server_does() {
     .await;
     // The kubelet itself is well, as upstream's is.
     assert_eq!(http_get(port, "/healthz").await, (200, "ok".to_owned()));
-    node.api_server.start().await;
+    node.api_server.boot().await;
     node.wait_for_ready("True").await;
     node.wait_for_pod("web-n1", "/status/phase", "Running").await;
     assert_eq!(node.runtime.calls(&["start"]), ["start main"]);
@@ -96,7 +96,7 @@ async fn pods_go_on_without_the_api_server() {
     })
     .await;
     node.runtime.script("main", Script::default());
-    node.api_server.start().await;
+    node.api_server.boot().await;
     node.wait_for_pod("web", "/status/containerStatuses/0/restartCount", 1).await;
     node.wait_for_pod_ready("web", "True").await;
 }

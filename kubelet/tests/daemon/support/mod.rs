@@ -1,13 +1,12 @@
 //! What the tests share: a node of its own for each, and waiting for conditions.
 
-mod api_server;
 mod cri;
 mod cri_state;
 mod node;
 
 use std::time::Duration;
 
-pub use api_server::{ApiServer, free_port};
+pub use crate::neighbour::{ApiServer, free_port};
 pub use cri::FakeRuntime;
 pub use cri_state::Script;
 pub use node::Node;

@@ -31,7 +31,7 @@ impl Node {
     /// The same with changes to the configuration file.
     pub async fn start_with(settings: Value) -> Self {
         let mut node = Self::prepare(settings).await;
-        node.api_server.start().await;
+        node.api_server.boot().await;
         node.start_kubelet();
         node.wait_for_ready("True").await;
         node
@@ -41,7 +41,10 @@ impl Node {
     pub async fn prepare(settings: Value) -> Self {
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir_all(dir.path().join("manifests")).unwrap();
-        let api_server = ApiServer::prepare(dir.path());
+        let api_server = ApiServer::prepare_with(&[
+            "--enable-admission-plugins=NodeRestriction",
+            "--disable-admission-plugins=ServiceAccount",
+        ]);
         let runtime = FakeRuntime::start(&dir.path().join("cri.sock"));
         let client = api_server.admin().await;
         Self { api_server, runtime, client, dir, settings, kubelet: None }
@@ -71,7 +74,7 @@ impl Node {
         vec![
             "kubelet".into(),
             format!("--config={}", path("config.yaml")),
-            format!("--kubeconfig={}", self.api_server.kubeconfig().display()),
+            format!("--kubeconfig={}", self.api_server.kubeconfig("system:node:n1", &["system:nodes"]).display()),
             format!("--root-dir={}", path("kubelet")),
             format!("--cert-dir={}", path("pki")),
             "--hostname-override=n1".into(),
