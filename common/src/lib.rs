@@ -9,6 +9,7 @@ pub mod controlplane;
 pub mod election;
 pub mod events;
 pub mod informer;
+pub mod keys;
 pub mod meta;
 pub mod quota;
 pub mod runtime;

@@ -1,10 +1,11 @@
 //! Authentication: who sends a request, one file per mechanism, tried in upstream's order.
 
 pub mod bootstrap_token;
-pub mod keys;
 pub mod request_header;
 pub mod service_account;
 pub mod token_file;
+
+pub use common::keys;
 
 use std::sync::LazyLock;
 

@@ -1,4 +1,5 @@
-//! Service-account keys: reads PEM files, derives key ids, signs and verifies JWS signatures.
+//! Private and public keys of service accounts and certificate authorities: reads PEM files, derives key ids, signs and
+//! verifies JWS signatures, signs certificates.
 //!
 //! RS256 for RSA, ES256/ES384 for elliptic curves, as upstream's token generator chooses.
 
@@ -126,14 +127,17 @@ impl SigningKey {
     /// # Errors
     /// The file cannot be read or holds no private key.
     pub fn load(path: &Path) -> Result<Self, KeyError> {
-        let text = read(path)?;
-        let parse = |reason: String| KeyError::Parse { path: path.display().to_string(), reason };
-        for (kind, der) in sections(&text).map_err(&parse)? {
-            if let Some(key) = Self::from_der(kind, &der) {
-                return key.map_err(&parse);
-            }
-        }
-        Err(parse("data does not contain a valid RSA or ECDSA private key".to_owned()))
+        Self::from_pem(&read(path)?).map_err(|reason| KeyError::Parse { path: path.display().to_string(), reason })
+    }
+
+    /// The first private key of a PEM text.
+    ///
+    /// # Errors
+    /// There is none, or it is of an unsupported kind.
+    pub fn from_pem(text: &[u8]) -> Result<Self, String> {
+        let keys = sections(text)?;
+        let first = keys.iter().find_map(|(kind, der)| Self::from_der(*kind, der));
+        first.unwrap_or_else(|| Err("data does not contain a valid RSA or ECDSA private key".to_owned()))
     }
 
     fn from_der(kind: SectionKind, der: &[u8]) -> Option<Result<Self, String>> {
@@ -192,6 +196,27 @@ impl SigningKey {
             }
             Pair::Ec(pair) => Ok(pair.sign(&self.rng, message)?.as_ref().to_vec()),
         }
+    }
+
+    /// Signs `message` as X.509 wants it: of elliptic curves a sequence of two integers (RFC 3279, 2.2.3).
+    ///
+    /// # Errors
+    /// The random source or the key failed.
+    pub fn sign_x509(&self, message: &[u8]) -> Result<Vec<u8>, ring::error::Unspecified> {
+        let signature = self.sign(message)?;
+        Ok(match &self.pair {
+            Pair::Rsa(_) => signature,
+            Pair::Ec(_) => {
+                let (r, s) = signature.split_at(signature.len() / 2);
+                tlv(0x30, &[&integer(r), &integer(s)])
+            }
+        })
+    }
+
+    /// The SubjectPublicKeyInfo of the public half.
+    #[must_use]
+    pub fn public_spki(&self) -> Vec<u8> {
+        spki(self.public.algorithm, &self.public.raw)
     }
 }
 
@@ -263,6 +288,14 @@ fn tlv(tag: u8, content: &[&[u8]]) -> Vec<u8> {
     }
     content.iter().for_each(|c| out.extend_from_slice(c));
     out
+}
+
+/// An unsigned big-endian number.
+fn integer(bytes: &[u8]) -> Vec<u8> {
+    let digits = strip_zeros(bytes);
+    // The first bit of a positive number is 0.
+    let sign: &[u8] = if digits.first().is_none_or(|first| first & 0x80 != 0) { &[0] } else { &[] };
+    tlv(0x02, &[sign, digits])
 }
 
 fn spki(algorithm: Algorithm, raw: &[u8]) -> Vec<u8> {
