@@ -1,9 +1,11 @@
 //! kube-controller-manager: the control loops that make what is match what is wanted.
 
 mod clients;
+pub mod cluster_flags;
 mod context;
 mod controllers;
 mod events;
+mod gates;
 pub mod ignored_flags;
 pub mod options;
 mod registry;
@@ -29,8 +31,16 @@ const PORT: u16 = 10257;
 /// Runs the daemon until `shutdown`, or until leadership is lost.
 pub async fn run(options: Options, shutdown: CancellationToken) -> anyhow::Result<()> {
     options.validate()?;
-    let enabled = registry::enabled(&options.generic.controllers)?;
     let generic = &options.generic;
+    let gates = gates::resolve(&generic.gates.feature_gates)?;
+    let mut enabled = registry::enabled(&generic.controllers)?;
+    enabled.retain(|controller| match controller.skipped(&options, &gates) {
+        Some(why) => {
+            tracing::info!(controller = controller.name, why, "controller is skipped");
+            false
+        }
+        None => true,
+    });
     let plane = ControlPlane::connect(NAME, &generic.client, &generic.election).await?;
     let per_controller = generic.use_service_account_credentials;
     let clients = Clients::new(plane.client.clone(), &generic.client, per_controller).await?;
@@ -61,10 +71,7 @@ fn configz(options: &Options, enabled: &[&'static Descriptor]) -> serde_json::Va
 async fn lead_controllers(ctx: &Context, enabled: &[&'static Descriptor], health: &Health) -> anyhow::Result<()> {
     let mut tasks = Vec::new();
     for descriptor in enabled {
-        let Some(start) = descriptor.start else {
-            tracing::debug!(controller = descriptor.name, "not built yet, skipped");
-            continue;
-        };
+        let Some(start) = descriptor.start else { continue };
         tasks.push((descriptor.name, start(ctx).with_context(|| format!("cannot start {}", descriptor.name))?));
     }
     run_controllers(ctx.factory.clone(), tasks, health, &ctx.shutdown).await

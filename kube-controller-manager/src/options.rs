@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::Parser;
 use common::config::{flags, parse_go_duration};
 
+use crate::cluster_flags::{Mirroring, Signing, Tokens, Volumes};
 use crate::ignored_flags::Ignored;
 
 /// The controller manager embeds the core control loops shipped with Kubernetes.
@@ -21,6 +22,14 @@ pub struct Options {
     pub generic: flags::ControllerManager,
     #[command(flatten)]
     pub ignored: Ignored,
+    #[command(flatten)]
+    pub signing: Signing,
+    #[command(flatten)]
+    pub tokens: Tokens,
+    #[command(flatten)]
+    pub mirroring: Mirroring,
+    #[command(flatten)]
+    pub volumes: Volumes,
 
     /// CIDR Range for Pods in cluster. Only used when --allocate-node-cidrs=true; if false, this option will be ignored.
     #[arg(long, default_value = "")]
@@ -131,6 +140,16 @@ impl Options {
         }
         if self.max_endpoints_per_slice == 0 || self.max_endpoints_per_slice > 1000 {
             anyhow::bail!("--max-endpoints-per-slice: {} is not within 1-1000", self.max_endpoints_per_slice);
+        }
+        let (most, flags) = (self.mirroring.mirroring_max_endpoints_per_subset, &self.mirroring);
+        if most == 0 || most > 1000 {
+            anyhow::bail!("--mirroring-max-endpoints-per-subset: {most} is not within 1-1000");
+        }
+        if !(1..=50).contains(&flags.mirroring_concurrent_service_endpoint_syncs) {
+            anyhow::bail!(
+                "--mirroring-concurrent-service-endpoint-syncs: {} is not within 1-50",
+                flags.mirroring_concurrent_service_endpoint_syncs
+            );
         }
         Ok(())
     }

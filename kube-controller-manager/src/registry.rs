@@ -1,7 +1,10 @@
 //! Every controller under its upstream name, and which of them `--controllers` asks for.
 
+use common::config::FeatureGates;
+
 use crate::context::{Context, Task};
 use crate::controllers as c;
+use crate::options::Options;
 
 /// Requests informers, registers handlers; what it returns runs once the caches are in sync.
 pub(crate) type Start = fn(&Context) -> anyhow::Result<Task>;
@@ -15,22 +18,50 @@ pub(crate) struct Descriptor {
     pub(crate) on_by_default: bool,
     /// Absent: known to upstream, not built yet.
     pub(crate) start: Option<Start>,
+    /// Runs only if all of these feature gates are on.
+    pub(crate) gates: &'static [&'static str],
+    /// Why it has nothing to do under these flags, if so.
+    pub(crate) idle: fn(&Options) -> Option<&'static str>,
+}
+
+impl Descriptor {
+    const fn gated(self, gates: &'static [&'static str]) -> Self {
+        Self { gates, ..self }
+    }
+
+    const fn idle_if(self, idle: fn(&Options) -> Option<&'static str>) -> Self {
+        Self { idle, ..self }
+    }
+
+    const fn on_request(self) -> Self {
+        Self { on_by_default: false, ..self }
+    }
+
+    /// Why an enabled controller does not run, if so.
+    pub(crate) fn skipped(&self, options: &Options, gates: &FeatureGates) -> Option<&'static str> {
+        match self.gates.iter().all(|gate| gates.enabled(gate)) {
+            false => Some("it is disabled by a feature gate"),
+            true if self.start.is_none() => Some("it is not built yet"),
+            true => (self.idle)(options),
+        }
+    }
 }
 
 const fn on(name: &'static str, aliases: &'static [&'static str], start: Start) -> Descriptor {
-    Descriptor { name, aliases, on_by_default: true, start: Some(start) }
+    Descriptor { name, aliases, on_by_default: true, start: Some(start), gates: &[], idle: |_| None }
 }
 
 const fn later(name: &'static str, aliases: &'static [&'static str], on_by_default: bool) -> Descriptor {
-    Descriptor { name, aliases, on_by_default, start: None }
+    Descriptor { name, aliases, on_by_default, start: None, gates: &[], idle: |_| None }
 }
 
 /// All of upstream's.
 pub(crate) static CONTROLLERS: &[Descriptor] = &[
-    later("serviceaccount-token-controller", &["serviceaccount-token"], true),
+    on("serviceaccount-token-controller", &["serviceaccount-token"], c::serviceaccount_token::start)
+        .idle_if(c::serviceaccount_token::idle),
     on("endpoints-controller", &["endpoint"], c::endpoints::start),
     on("endpointslice-controller", &["endpointslice"], c::endpointslice::start),
-    later("endpointslice-mirroring-controller", &["endpointslicemirroring"], true),
+    on("endpointslice-mirroring-controller", &["endpointslicemirroring"], c::endpointslice_mirroring::start),
     on("replicationcontroller-controller", &["replicationcontroller"], c::replicaset::start_replication),
     on("pod-garbage-collector-controller", &["podgc"], c::podgc::start),
     on("resourcequota-controller", &["resourcequota"], c::resourcequota::start),
@@ -45,21 +76,22 @@ pub(crate) static CONTROLLERS: &[Descriptor] = &[
     later("disruption-controller", &["disruption"], true),
     later("statefulset-controller", &["statefulset"], true),
     later("cronjob-controller", &["cronjob"], true),
-    later("certificatesigningrequest-signing-controller", &["csrsigning"], true),
-    later("certificatesigningrequest-approving-controller", &["csrapproving"], true),
-    later("certificatesigningrequest-cleaner-controller", &["csrcleaner"], true),
-    later("podcertificaterequest-cleaner-controller", &[], true),
-    later("ttl-controller", &["ttl"], true),
-    later("bootstrap-signer-controller", &["bootstrapsigner"], false),
-    later("token-cleaner-controller", &["tokencleaner"], false),
+    on("certificatesigningrequest-signing-controller", &["csrsigning"], c::csr_signing::start)
+        .idle_if(|options| c::csr_signing::idle(&options.signing)),
+    on("certificatesigningrequest-approving-controller", &["csrapproving"], c::csr_approving::start),
+    on("certificatesigningrequest-cleaner-controller", &["csrcleaner"], c::csr_cleaner::start),
+    later("podcertificaterequest-cleaner-controller", &[], true).gated(&["PodCertificateRequest"]),
+    on("ttl-controller", &["ttl"], c::ttl::start),
+    on("bootstrap-signer-controller", &["bootstrapsigner"], c::bootstrap_signer::start).on_request(),
+    on("token-cleaner-controller", &["tokencleaner"], c::token_cleaner::start).on_request(),
     on("node-ipam-controller", &["nodeipam"], c::node_ipam::start),
     on("node-lifecycle-controller", &["nodelifecycle"], c::node_lifecycle::start),
     on("taint-eviction-controller", &[], c::taint_eviction::start),
     later("device-taint-eviction-controller", &[], true),
-    later("persistentvolume-binder-controller", &["persistentvolume-binder"], true),
-    later("persistentvolume-attach-detach-controller", &["attachdetach"], true),
-    later("persistentvolume-expander-controller", &["persistentvolume-expander"], true),
-    later("clusterrole-aggregation-controller", &["clusterrole-aggregation"], true),
+    on("persistentvolume-binder-controller", &["persistentvolume-binder"], c::pv_binder::start),
+    on("persistentvolume-attach-detach-controller", &["attachdetach"], c::attach_detach::start),
+    on("persistentvolume-expander-controller", &["persistentvolume-expander"], c::pv_expander::start),
+    on("clusterrole-aggregation-controller", &["clusterrole-aggregation"], c::clusterrole_aggregation::start),
     on("persistentvolumeclaim-protection-controller", &["pvc-protection"], c::pvc_protection::start),
     on("persistentvolume-protection-controller", &["pv-protection"], c::pv_protection::start),
     later("podgroup-protection-controller", &[], true),
@@ -67,14 +99,18 @@ pub(crate) static CONTROLLERS: &[Descriptor] = &[
     on("root-ca-certificate-publisher-controller", &["root-ca-cert-publisher"], c::root_ca_publisher::start),
     later("service-ca-certificate-publisher-controller", &["service-ca-cert-publisher"], true),
     later("kube-apiserver-serving-clustertrustbundle-publisher-controller", &[], true),
-    later("ephemeral-volume-controller", &["ephemeral-volume"], true),
+    on("ephemeral-volume-controller", &["ephemeral-volume"], c::ephemeral_volume::start),
     later("storageversion-garbage-collector-controller", &["storage-version-gc"], true),
     later("resourceclaim-controller", &["resource-claim-controller"], true),
     later("resourcepoolstatusrequest-controller", &[], true),
-    later("legacy-serviceaccount-token-cleaner-controller", &["legacy-service-account-token-cleaner"], true),
+    on(
+        "legacy-serviceaccount-token-cleaner-controller",
+        &["legacy-service-account-token-cleaner"],
+        c::legacy_token_cleaner::start,
+    ),
     later("validatingadmissionpolicy-status-controller", &["validatingadmissionpolicy-status"], true),
     on("volumeattributesclass-protection-controller", &[], c::vac_protection::start),
-    later("service-cidr-controller", &[], true),
+    on("service-cidr-controller", &[], c::service_cidr::start).gated(&["MultiCIDRServiceAllocator"]),
     later("storage-version-migrator-controller", &[], true),
     later("selinux-warning-controller", &[], false),
     // Loops that upstream moved to the cloud-controller-manager; old manifests still name them.

@@ -39,6 +39,7 @@ impl ApiServer {
         let (port, shutdown) = (free_port(), CancellationToken::new());
         let server = Self { ca, running: None, shutdown, port, dir, flags: Vec::new() };
         server.write("ca.crt", &server.ca.pem());
+        server.write("ca.key", &server.ca.key().serialize_pem());
         server.write("sa.key", &KeyPair::generate().unwrap().serialize_pem());
         let (cert, key) = server.issue("localhost", &[]);
         server.write("tls.crt", &cert);
@@ -95,7 +96,7 @@ impl ApiServer {
         }
     }
 
-    /// Where the test's files are; `ca.crt`, `tls.crt` and `tls.key` are there.
+    /// Where the test's files are; `ca.crt`, `ca.key`, `sa.key`, `tls.crt` and `tls.key` are there.
     pub fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }

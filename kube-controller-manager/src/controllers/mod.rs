@@ -1,18 +1,33 @@
 //! One room per controller, under upstream's name: what to do is a pure function, doing it is thin.
 
+pub(crate) mod attach_detach;
+pub(crate) mod bootstrap_signer;
+pub(crate) mod clusterrole_aggregation;
+pub(crate) mod csr_approving;
+pub(crate) mod csr_cleaner;
+pub(crate) mod csr_signing;
 pub(crate) mod deployment;
 pub(crate) mod endpoints;
 pub(crate) mod endpointslice;
+pub(crate) mod endpointslice_mirroring;
+pub(crate) mod ephemeral_volume;
 pub(crate) mod garbage_collector;
+pub(crate) mod legacy_token_cleaner;
 pub(crate) mod namespace;
 pub(crate) mod node_ipam;
 pub(crate) mod node_lifecycle;
 pub(crate) mod podgc;
+pub(crate) mod pv_binder;
+pub(crate) mod pv_expander;
 pub(crate) mod pv_protection;
 pub(crate) mod pvc_protection;
 pub(crate) mod replicaset;
 pub(crate) mod resourcequota;
 pub(crate) mod root_ca_publisher;
+pub(crate) mod service_cidr;
 pub(crate) mod serviceaccount;
+pub(crate) mod serviceaccount_token;
 pub(crate) mod taint_eviction;
+pub(crate) mod token_cleaner;
+pub(crate) mod ttl;
 pub(crate) mod vac_protection;

@@ -3,12 +3,15 @@
 
 pub(crate) mod apierr;
 pub(crate) mod batch;
+pub(crate) mod bootstrap_token;
+pub(crate) mod csr;
 pub(crate) mod discovery;
 pub(crate) mod eviction;
 pub(crate) mod expectations;
 pub(crate) mod freshness;
 pub(crate) mod hash;
 pub(crate) mod meta;
+pub(crate) mod overlay;
 pub(crate) mod owner;
 pub(crate) mod pod_control;
 pub(crate) mod pods;
@@ -16,3 +19,5 @@ pub(crate) mod protection;
 pub(crate) mod ranking;
 pub(crate) mod selector;
 pub(crate) mod services;
+pub(crate) mod token_secret;
+pub(crate) mod volumes;

@@ -22,9 +22,16 @@ const STARTING: &str = "--node-startup-grace-period=1h";
 /// A server, and every controller at work.
 pub async fn start() -> (ApiServer, Client, Daemon) {
     let server = ApiServer::start().await;
-    let ca = format!("--root-ca-file={}", server.path("ca.crt").display());
-    let flags =
-        ["--leader-elect=false", "--use-service-account-credentials", &ca, "--kube-api-qps=-1", PATIENT, STARTING];
+    let file = |flag: &str, name: &str| format!("{flag}={}", server.path(name).display());
+    let files = [
+        file("--root-ca-file", "ca.crt"),
+        file("--cluster-signing-cert-file", "ca.crt"),
+        file("--cluster-signing-key-file", "ca.key"),
+        file("--service-account-private-key-file", "sa.key"),
+    ];
+    let mut flags = vec!["--leader-elect=false", "--use-service-account-credentials", "--kube-api-qps=-1"];
+    flags.extend(["--controllers=*,bootstrapsigner,tokencleaner", PATIENT, STARTING]);
+    flags.extend(files.iter().map(String::as_str));
     let daemon = server.daemon(run, USER, &flags).await;
     let client = server.admin().await;
     let accounts: Api<ServiceAccount> = Api::default_namespaced(client.clone());

@@ -13,7 +13,8 @@ use kube::api::{DeleteParams, PostParams};
 use kube::{Api, Client};
 use parking_lot::Mutex;
 
-use self::plan::{CONTROLLER, Changes, Input, MANAGED_BY, NodeInfo, SERVICE_NAME};
+use self::plan::{CONTROLLER, Changes, Input, NodeInfo};
+pub(crate) use self::plan::{MANAGED_BY, SERVICE_NAME, ports_key};
 use crate::context::{Context, Task};
 use crate::events::{Events, reference};
 use crate::shared::freshness::Freshness;

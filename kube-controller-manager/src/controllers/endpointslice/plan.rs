@@ -12,8 +12,8 @@ use crate::shared::meta::MetaExt;
 use crate::shared::owner::controller_ref;
 use crate::shared::{pods, services};
 
-pub(super) const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
-pub(super) const SERVICE_NAME: &str = "kubernetes.io/service-name";
+pub(crate) const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
+pub(crate) const SERVICE_NAME: &str = "kubernetes.io/service-name";
 pub(super) const CONTROLLER: &str = "endpointslice-controller.k8s.io";
 
 /// What to write.
@@ -156,7 +156,7 @@ fn endpoint_ports(service: &Service, pod: &Pod) -> Vec<EndpointPort> {
 }
 
 /// Equal for equal sets of ports.
-fn ports_key(ports: &[EndpointPort]) -> String {
+pub(crate) fn ports_key(ports: &[EndpointPort]) -> String {
     let mut keys: Vec<String> = ports
         .iter()
         .map(|p| {

@@ -10,18 +10,17 @@ use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use kube::api::ListParams;
 use kube::{Api, Client};
 
-use self::usage::{claim_names, is_shut_down, uses};
+pub(crate) use self::usage::claim_names;
+use self::usage::{is_shut_down, uses};
 use crate::context::{Context, Task};
 use crate::shared::meta::MetaExt;
 use crate::shared::protection::{self, Guard};
-
-/// Index of pods by `namespace/name` of the claims they name.
-const BY_CLAIM: &str = "claim";
+use crate::shared::volumes::{index_pods, pods_of};
 
 /// Sets up the controller.
 pub(crate) fn start(ctx: &Context) -> anyhow::Result<Task> {
     let pods = ctx.factory.informer::<Pod>();
-    pods.add_index(BY_CLAIM, |pod| claim_names(pod).map(|claim| format!("{}/{claim}", pod.ns_str())).collect());
+    index_pods(&pods);
     let queue = WorkQueue::new(Claims::QUEUE);
     let q = queue.clone();
     pods.on_event(move |event| {
@@ -59,7 +58,7 @@ impl Guard for Claims {
     }
 
     fn in_use(&self, claim: &PersistentVolumeClaim) -> bool {
-        self.pods.by_index(BY_CLAIM, &object_key(claim)).iter().any(|pod| uses(pod, claim))
+        pods_of(&self.pods, &object_key(claim)).iter().any(|pod| uses(pod, claim))
     }
 
     /// The cache may not show a pod yet that runs already: the server is asked before data may be lost.

@@ -16,7 +16,7 @@ fn ephemeral_name(pod: &Pod, volume: &Volume) -> String {
 }
 
 /// The names of the claims that the pod's volumes stand for.
-pub(super) fn claim_names(pod: &Pod) -> impl Iterator<Item = String> {
+pub(crate) fn claim_names(pod: &Pod) -> impl Iterator<Item = String> {
     volumes(pod).filter_map(|volume| match &volume.persistent_volume_claim {
         Some(source) => Some(source.claim_name.clone()),
         None => volume.ephemeral.is_some().then(|| ephemeral_name(pod, volume)),

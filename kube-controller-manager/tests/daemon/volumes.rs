@@ -1,0 +1,152 @@
+//! Claims find volumes, and released volumes are taken back.
+
+use k8s_openapi::api::core::v1::{Event, PersistentVolume, PersistentVolumeClaim};
+use k8s_openapi::api::storage::v1::StorageClass;
+use kube::Api;
+use kube::api::ListParams;
+use serde_json::{Value, json};
+
+use crate::loops::start;
+use crate::neighbour::{create, delete, eventually, merge};
+
+fn volume(name: &str, size: &str, class: &str, policy: &str, path: &str) -> Value {
+    json!({"metadata": {"name": name}, "spec": {"accessModes": ["ReadWriteOnce"], "capacity": {"storage": size},
+        "storageClassName": class, "persistentVolumeReclaimPolicy": policy, "hostPath": {"path": path}}})
+}
+
+fn claim(name: &str, size: &str, class: Option<&str>) -> Value {
+    let mut spec = json!({"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": size}}});
+    if let Some(class) = class {
+        spec["storageClassName"] = json!(class);
+    }
+    json!({"metadata": {"name": name}, "spec": spec})
+}
+
+async fn in_phase(api: &Api<PersistentVolume>, name: &str, phase: &str) -> PersistentVolume {
+    eventually(&format!("{name} is {phase}"), async || {
+        let found = api.get(name).await.unwrap();
+        (found.status.as_ref()?.phase.as_deref() == Some(phase)).then_some(found)
+    })
+    .await
+}
+
+async fn claim_in_phase(api: &Api<PersistentVolumeClaim>, name: &str, phase: &str) -> PersistentVolumeClaim {
+    eventually(&format!("{name} is {phase}"), async || {
+        let found = api.get(name).await.unwrap();
+        (found.status.as_ref()?.phase.as_deref() == Some(phase)).then_some(found)
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn claims_are_bound_and_volumes_taken_back() {
+    let (_server, client, daemon) = start().await;
+    let volumes: Api<PersistentVolume> = Api::all(client.clone());
+    let claims: Api<PersistentVolumeClaim> = Api::default_namespaced(client.clone());
+    let directory = tempfile::Builder::new().prefix("corten-volume-").tempdir_in("/tmp").unwrap();
+    let data = directory.path().join("data");
+    std::fs::create_dir(&data).unwrap();
+    // The smallest that is large enough, whichever comes first.
+    create(&volumes, volume("large", "9Gi", "manual", "Retain", "/tmp/large")).await;
+    create(&volumes, volume("right", "2Gi", "manual", "Delete", &data.display().to_string())).await;
+    create(&volumes, volume("small", "1Gi", "manual", "Retain", "/tmp/small")).await;
+    for name in ["large", "right", "small"] {
+        in_phase(&volumes, name, "Available").await;
+    }
+    create(&claims, claim("mine", "2Gi", Some("manual"))).await;
+    let bound = claim_in_phase(&claims, "mine", "Bound").await;
+    assert_eq!(bound.spec.as_ref().unwrap().volume_name.as_deref(), Some("right"));
+    assert_eq!(bound.status.as_ref().unwrap().capacity.as_ref().unwrap()["storage"].0, "2Gi");
+    let volume_of = in_phase(&volumes, "right", "Bound").await;
+    assert_eq!(volume_of.spec.unwrap().claim_ref.unwrap().uid, bound.metadata.uid);
+    delete(&claims, "mine").await;
+    eventually("the volume is deleted", async || volumes.get_opt("right").await.unwrap().is_none().then_some(())).await;
+    assert!(!data.exists(), "and its data");
+
+    // One that is to be kept waits for a person.
+    create(&claims, claim("kept", "2Gi", Some("manual"))).await;
+    claim_in_phase(&claims, "kept", "Bound").await;
+    delete(&claims, "kept").await;
+    in_phase(&volumes, "large", "Released").await;
+    create(&claims, claim("again", "2Gi", Some("manual"))).await;
+    merge(&volumes, "large", false, json!({"spec": {"claimRef": null}})).await;
+    let again = claim_in_phase(&claims, "again", "Bound").await;
+    assert_eq!(again.spec.unwrap().volume_name.as_deref(), Some("large"));
+    // Without its volume a claim is lost.
+    merge(&volumes, "large", false, json!({"metadata": {"finalizers": null}})).await;
+    delete(&volumes, "large").await;
+    eventually("the protection lets go", async || merge_finalizers(&volumes, "large").await.is_none().then_some(()))
+        .await;
+    claim_in_phase(&claims, "again", "Lost").await;
+    daemon.stop().await;
+}
+
+/// Takes the finalizers away for as long as the volume is there.
+async fn merge_finalizers(volumes: &Api<PersistentVolume>, name: &str) -> Option<PersistentVolume> {
+    let patch = kube::api::Patch::Merge(json!({"metadata": {"finalizers": null}}));
+    volumes.patch(name, &kube::api::PatchParams::default(), &patch).await.ok()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn classes_decide_who_makes_the_volume() {
+    let (_server, client, daemon) = start().await;
+    let volumes: Api<PersistentVolume> = Api::all(client.clone());
+    let claims: Api<PersistentVolumeClaim> = Api::default_namespaced(client.clone());
+    let classes: Api<StorageClass> = Api::all(client.clone());
+    let events: Api<Event> = Api::default_namespaced(client.clone());
+    let told = async |claim: &str, reason: &str| {
+        eventually(&format!("{reason} is told of {claim}"), async || {
+            let of = ListParams::default().fields(&format!("involvedObject.name={claim}"));
+            let all = events.list(&of).await.unwrap().items;
+            all.into_iter().find(|event| event.reason.as_deref() == Some(reason))
+        })
+        .await
+    };
+    // Before there is any class.
+    create(&claims, claim("early", "1Gi", None)).await;
+    told("early", "FailedBinding").await;
+    let default = json!({"storageclass.kubernetes.io/is-default-class": "true"});
+    create(
+        &classes,
+        json!({"metadata": {"name": "fast", "annotations": default}, "provisioner": "d.example.com",
+        "volumeBindingMode": "Immediate"}),
+    )
+    .await;
+    create(
+        &classes,
+        json!({"metadata": {"name": "late"}, "provisioner": "d.example.com",
+        "volumeBindingMode": "WaitForFirstConsumer"}),
+    )
+    .await;
+    let asked = eventually("the provisioner is asked", async || {
+        let annotations = claims.get("early").await.unwrap().metadata.annotations?;
+        annotations.get("volume.kubernetes.io/storage-provisioner").cloned()
+    })
+    .await;
+    assert_eq!(asked, "d.example.com");
+    told("early", "ExternalProvisioning").await;
+    let with_class = claims.get("early").await.unwrap();
+    assert_eq!(with_class.spec.unwrap().storage_class_name.as_deref(), Some("fast"));
+    // The provisioner makes the volume for this claim.
+    let uid = with_class.metadata.uid.unwrap();
+    let mut made = volume("pvc-1", "1Gi", "fast", "Delete", "/unused");
+    made["metadata"]["annotations"] = json!({"pv.kubernetes.io/provisioned-by": "d.example.com"});
+    made["spec"]["hostPath"] = Value::Null;
+    made["spec"]["csi"] = json!({"driver": "d.example.com", "volumeHandle": "h"});
+    made["spec"]["claimRef"] = json!({"apiVersion": "v1", "kind": "PersistentVolumeClaim", "namespace": "default", "name": "early", "uid": uid});
+    create(&volumes, made).await;
+    claim_in_phase(&claims, "early", "Bound").await;
+    // The driver outside removes it, not we.
+    delete(&claims, "early").await;
+    in_phase(&volumes, "pvc-1", "Released").await;
+
+    create(&claims, claim("lazy", "1Gi", Some("late"))).await;
+    told("lazy", "WaitForFirstConsumer").await;
+    merge(&claims, "lazy", false, json!({"metadata": {"annotations": {"volume.kubernetes.io/selected-node": "n1"}}}))
+        .await;
+    told("lazy", "ExternalProvisioning").await;
+    create(&claims, claim("wrong", "1Gi", Some("missing"))).await;
+    let failed = told("wrong", "ProvisioningFailed").await;
+    assert_eq!(failed.message.as_deref(), Some("storageclass.storage.k8s.io \"missing\" not found"));
+    daemon.stop().await;
+}
