@@ -248,7 +248,8 @@ mod tests {
         let controller = json!({BOUND_BY_CONTROLLER: "yes"});
         let selected = json!({SELECTED_NODE: "n1"});
         let none = json!({});
-        let table: Vec<(&Value, Option<&str>, Option<&str>, World, &str)> = vec![
+        type Row<'a> = (&'a Value, Option<&'a str>, Option<&'a str>, World, &'a str);
+        let table: Vec<Row<'_>> = vec![
             (&none, None, Some("c"), volume(None), "bind v"),
             (&none, None, Some("c"), volume(Some(others.clone())), "tell storageclass.storage.k8s.io \"c\" not found"),
             (&none, None, Some("c"), volume(Some(pre_bound.clone())), "bind v"),
