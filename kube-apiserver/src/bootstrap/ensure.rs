@@ -28,8 +28,9 @@ pub async fn ensure(server: &ApiServer, group: &str, resource: &str, object: Val
     if store.find(&namespace, &name).await?.is_some() {
         return Ok(false);
     }
-    match store.create(&namespace, &name, complete(server, group, resource, &namespace, object)).await {
-        Ok(_) => Ok(true),
+    let mut object = complete(server, group, resource, &namespace, object);
+    match store.create(&namespace, &name, &mut object).await {
+        Ok(()) => Ok(true),
         Err(error) if error.is_already_exists() => Ok(false),
         Err(error) => Err(error),
     }

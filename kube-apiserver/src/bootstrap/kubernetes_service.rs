@@ -90,8 +90,8 @@ async fn create_service(server: &ApiServer) -> ApiResult<()> {
     let allocators = server.allocators().await?;
     let transaction =
         allocators.allocate_create(&mut service, false).await.map_err(|e| ApiError::internal(e.to_string()))?;
-    match store.create("default", NAME, service).await {
-        Ok(_) => {
+    match store.create("default", NAME, &mut service).await {
+        Ok(()) => {
             allocators.commit(transaction).await;
             Ok(())
         }

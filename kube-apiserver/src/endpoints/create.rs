@@ -38,10 +38,12 @@ pub async fn create(writing: Writing<'_>, mut object: Value) -> ApiResult<Value>
     let Writing { call, target, .. } = writing;
     check_name(&object)?;
     write::settle_namespace(&mut object, target.resource.namespaced, &call.info.namespace)?;
-    let generated = write::name_of(&object).is_empty() && has_generate_name(&object);
+    if !(write::name_of(&object).is_empty() && has_generate_name(&object)) {
+        return create_once(writing, object).await;
+    }
     for attempt in 1.. {
         match create_once(writing, object.clone()).await {
-            Err(error) if generated && error.is_already_exists() => {
+            Err(error) if error.is_already_exists() => {
                 if attempt >= GENERATE_ATTEMPTS {
                     let name = error.status().details.as_ref().map(|d| d.name.clone()).unwrap_or_default();
                     return Err(ApiError::generate_name_conflict(target.resource.group, target.resource.plural, &name));
@@ -121,11 +123,12 @@ async fn store(
         target.store.normalize(&mut object);
         return Ok(object);
     }
-    match target.store.create(namespace, name, object.clone()).await {
+    match target.store.create(namespace, name, &mut object).await {
         // Who owns what may be what makes the object too large.
         Err(error) if error.code() == 413 && write::forget_managers(&mut object) => {
-            target.store.create(namespace, name, object).await
+            target.store.create(namespace, name, &mut object).await?;
         }
-        result => result,
+        result => result?,
     }
+    Ok(object)
 }

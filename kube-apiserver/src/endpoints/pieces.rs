@@ -10,8 +10,8 @@ use crate::{
     server::response::{self, Body, BoxError},
 };
 
-/// Large lists are sent in pieces of about this size.
-const CHUNK: usize = 256 * 1024;
+/// Large lists are sent in pieces of about this size: what is copied is still in the processor's cache when it is sent.
+const CHUNK: usize = 64 * 1024;
 /// Where items and metadata are in the messages of lists.
 const METADATA: u32 = 1;
 const ITEMS: u32 = 2;
@@ -86,7 +86,7 @@ impl Pieces {
             if done {
                 return None;
             }
-            let mut out = BytesMut::with_capacity(CHUNK + 16 * 1024);
+            let mut out = BytesMut::with_capacity(CHUNK + CHUNK / 4);
             if at == 0 {
                 out.extend_from_slice(&self.head);
             }

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
+use common::wire;
 use futures::stream;
 use http::Response;
 use rand::RngExt;
@@ -28,6 +29,9 @@ use crate::{
         codec,
     },
 };
+
+/// Frames that are there at once go out in chunks of about this size.
+const CHUNK: usize = 32 * 1024;
 
 /// Serves a watch of a collection or, below `/watch/`, of one object.
 ///
@@ -122,17 +126,19 @@ impl Shape {
         match item {
             WatchItem::Event { frame, .. } if self.is_shared(Encoding::Json) => Ok(frame.clone()),
             WatchItem::Event { kind, object, .. } if self.is_shared(Encoding::Protobuf) => self.protobuf(*kind, object),
-            WatchItem::Event { kind, object, revision, .. } => {
-                let mut tree: Value = serde_json::from_slice(object.bytes()).map_err(ApiError::internal)?;
-                if *kind == EventKind::Deleted {
-                    tree["metadata"]["resourceVersion"] = revision.to_string().into();
-                }
+            WatchItem::Event { kind, object, .. } => {
                 let server = std::sync::Arc::clone(&self.server);
-                let store = server.registry.store_of(self.resource);
-                let store = store.ok_or_else(ApiError::unknown_resource)?;
+                let store = server.registry.store_of(self.resource).ok_or_else(ApiError::unknown_resource)?;
                 let target = Target { resource: self.resource, sub: None, store };
-                let tree = convert::to_served(target, tree);
-                let shaped = self.shape(target, tree);
+                if let (Form::Metadata(version), Encoding::Json) = (self.form, self.encoding) {
+                    return Ok(json_frame(kind.as_str(), &output::partial_json(target, object, version)?));
+                }
+                if let (Form::Metadata("v1"), Encoding::Protobuf) = (self.form, self.encoding) {
+                    let raw = output::metadata_message(target, object)?;
+                    let sealed = wire::seal("meta.k8s.io/v1", "PartialObjectMetadata", &raw);
+                    return Ok(protobuf_frame(kind.as_str(), &sealed));
+                }
+                let shaped = self.shape(target, output::tree(target, object)?);
                 self.event(kind.as_str(), &shaped)
             }
             WatchItem::Bookmark { revision, initial_events_end } => self.bookmark(*revision, *initial_events_end),
@@ -214,10 +220,11 @@ impl Shape {
 }
 
 fn json_event(kind: &str, object: &Value) -> Bytes {
-    let mut out = format!("{{\"type\":\"{kind}\",\"object\":").into_bytes();
-    out.extend(crate::server::registry::encode_ordered(object).unwrap_or_default());
-    out.extend_from_slice(b"}\n");
-    Bytes::from(out)
+    json_frame(kind, &crate::server::registry::encode_ordered(object).unwrap_or_default())
+}
+
+fn json_frame(kind: &str, object: &[u8]) -> Bytes {
+    [br#"{"type":""#, kind.as_bytes(), br#"","object":"#, object, b"}\n"].concat().into()
 }
 
 /// The stream of a watch: until the deadline, the end of the watcher, or an error, which is told last.
@@ -226,25 +233,72 @@ fn frames(
     shape: Shape,
     deadline: Instant,
 ) -> impl futures::Stream<Item = Result<Bytes, BoxError>> + Send + 'static {
-    stream::unfold(Some((watcher, shape)), move |state| async move {
-        let (mut watcher, mut shape) = state?;
+    let sending = Sending { watcher, shape, last: None };
+    stream::unfold(Some(sending), move |sending| async move {
+        let mut sending = sending?;
+        if let Some(last) = sending.last.take() {
+            return Some((last.map_err(Into::into), None));
+        }
         let item = tokio::select! {
-            item = tokio::time::timeout_at(deadline, watcher.next()) => item.ok()??,
-            () = shape.server.watch_must_end(shape.share) => return None,
+            item = tokio::time::timeout_at(deadline, sending.watcher.next()) => item.ok()??,
+            () = sending.shape.server.watch_must_end(sending.shape.share) => return None,
         };
-        let frame = match item {
-            Ok(item) => shape.frame(&item),
-            Err(error) => {
-                let store = shape.server.registry.store_of(shape.resource)?;
-                Err(store.cache_error(error))
-            }
-        };
-        Some(match frame {
-            Ok(frame) => {
-                shape.sent.sent(frame.len());
-                (Ok(frame), Some((watcher, shape)))
-            }
-            Err(error) => (shape.event("ERROR", &error.to_value()).map_err(Into::into), None),
-        })
+        match sending.chunk(item) {
+            Some(chunk) => Some((Ok(chunk), Some(sending))),
+            None => Some((sending.last?.map_err(Into::into), None)),
+        }
     })
+}
+
+/// A watch while it is sent.
+struct Sending {
+    watcher: Watcher,
+    shape: Shape,
+    /// What ends the stream, once everything before it is sent.
+    last: Option<ApiResult<Bytes>>,
+}
+
+impl Sending {
+    /// The frame of an item and of those that are there already: who is behind gets many with one write.
+    fn chunk(&mut self, item: Result<WatchItem, CacheError>) -> Option<Bytes> {
+        let first = self.frame(item)?;
+        let Some(second) = self.waiting(first.len()) else { return Some(first) };
+        let mut chunk = BytesMut::with_capacity(CHUNK);
+        chunk.extend_from_slice(&first);
+        let mut next = Some(second);
+        while let Some(frame) = next {
+            chunk.extend_from_slice(&frame);
+            next = self.waiting(chunk.len());
+        }
+        Some(chunk.freeze())
+    }
+
+    /// The next frame, if it need not be waited for and the chunk has room.
+    fn waiting(&mut self, taken: usize) -> Option<Bytes> {
+        if taken >= CHUNK || self.last.is_some() {
+            return None;
+        }
+        let item = self.watcher.try_next()?;
+        self.frame(Ok(item))
+    }
+
+    fn frame(&mut self, item: Result<WatchItem, CacheError>) -> Option<Bytes> {
+        let frame = match item {
+            Ok(item) => self.shape.frame(&item),
+            Err(error) => Err(match self.shape.server.registry.store_of(self.shape.resource) {
+                Some(store) => store.cache_error(error),
+                None => ApiError::internal(error),
+            }),
+        };
+        match frame {
+            Ok(frame) => {
+                self.shape.sent.sent(frame.len());
+                Some(frame)
+            }
+            Err(error) => {
+                self.last = Some(self.shape.event("ERROR", &error.to_value()));
+                None
+            }
+        }
+    }
 }

@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::ApiServer;
 use crate::{
     authz::{Mode, node, rbac},
-    storage::cache::{CachedObject, EventKind, Selection, WatchFrom, WatchItem, WatchQuery},
+    storage::cache::{CachedObject, EventKind, Selection, WatchFrom, WatchItem, WatchQuery, without_managers},
 };
 
 const RBAC_GROUP: &str = "rbac.authorization.k8s.io";
@@ -77,8 +77,7 @@ async fn once(
 }
 
 fn apply(server: &ApiServer, group: &str, resource: &str, kind: EventKind, object: &CachedObject) {
-    let tree: Option<Value> =
-        if kind == EventKind::Deleted { None } else { serde_json::from_slice(object.bytes()).ok() };
+    let tree: Option<Value> = if kind == EventKind::Deleted { None } else { without_managers(object.bytes()).ok() };
     let (namespace, name) = (object.namespace(), object.name());
     if group == RBAC_GROUP {
         server.authorizer.rbac.apply(resource, namespace, name, tree.as_ref());

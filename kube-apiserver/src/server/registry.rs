@@ -40,6 +40,8 @@ pub struct Stored {
     pub object: Value,
     /// Its revision.
     pub revision: Revision,
+    /// [`codec::digest`] of the stored bytes.
+    pub digest: u64,
 }
 
 /// What to do with an object.
@@ -105,15 +107,18 @@ impl ResourceStore {
         ApiError::not_found(self.resource.group, self.resource.plural, name)
     }
 
-    /// Stores a new object.
+    /// Stores a new object and gives it its version.
     ///
     /// # Errors
     /// 409 when it exists; the store is unavailable.
-    pub async fn create(&self, namespace: &str, name: &str, mut object: Value) -> ApiResult<Value> {
+    pub async fn create(&self, namespace: &str, name: &str, object: &mut Value) -> ApiResult<()> {
         let key = self.cache.key(namespace, name);
-        let bytes = self.encode(&mut object)?;
+        let bytes = self.encode(object)?;
         match self.cache.store().create(&key, bytes, self.ttl).await {
-            Ok(revision) => Ok(with_version(object, revision)),
+            Ok(revision) => {
+                object["metadata"]["resourceVersion"] = revision.to_string().into();
+                Ok(())
+            }
             Err(StoreError::Exists { .. }) => {
                 Err(ApiError::already_exists(self.resource.group, self.resource.plural, name))
             }
@@ -174,7 +179,9 @@ impl ResourceStore {
             Change::Put(mut object) => {
                 let encode = |o: &mut Value| self.encode(o).map_err(|e| StoreError::Internal(e.to_string()));
                 let bytes = encode(&mut object)?;
-                let unchanged = self.ttl.is_none() && bytes == encode(&mut current.object.clone())?;
+                let unchanged = self.ttl.is_none()
+                    && codec::digest(&bytes) == current.digest
+                    && bytes == encode(&mut current.object.clone())?;
                 if unchanged && !self.cache.store().is_stale(key).await? {
                     self.confirm(key, current, fresh).await?;
                     return Ok(Outcome::Stored(current.object.clone()));
@@ -215,7 +222,8 @@ impl ResourceStore {
             Some(codec) => codec.tree(bytes),
             None => codec::to_tree(bytes),
         };
-        Ok(Stored { object: with_version(object.map_err(ApiError::internal)?, revision), revision })
+        let object = with_version(object.map_err(ApiError::internal)?, revision);
+        Ok(Stored { object, revision, digest: codec::digest(bytes) })
     }
 
     /// The bytes that are stored: without resourceVersion, in the stored version, in upstream's order of members.
@@ -414,7 +422,7 @@ fn resource_store(
 
 fn stored(cached: &CachedObject) -> ApiResult<Stored> {
     let object = serde_json::from_slice(cached.bytes()).map_err(ApiError::internal)?;
-    Ok(Stored { object, revision: cached.revision() })
+    Ok(Stored { object, revision: cached.revision(), digest: cached.digest() })
 }
 
 /// Sets `metadata.resourceVersion`.

@@ -190,6 +190,15 @@ pub fn encode_json(object: &Value) -> Result<Vec<u8>, WireError> {
     crate::server::registry::encode_ordered(object).map_err(|error| WireError::Json(error.to_string()))
 }
 
+/// Tells most different stored values apart without keeping them: an update that changes nothing is none.
+#[must_use]
+pub fn digest(value: &[u8]) -> u64 {
+    use std::hash::{DefaultHasher, Hasher};
+    let mut hasher = DefaultHasher::new();
+    hasher.write(value);
+    hasher.finish()
+}
+
 #[cfg(test)]
 mod tests {
     use common::api::catalog;

@@ -25,6 +25,7 @@ mod error;
 mod list;
 mod metrics;
 mod object;
+mod outline;
 mod protobuf;
 mod pump;
 mod ring;
@@ -40,6 +41,7 @@ pub use check::Difference;
 pub use error::CacheError;
 pub use list::{ListPage, ListQuery, ResourceVersion};
 pub use object::{CachedObject, Labels};
+pub use outline::without_managers;
 pub use protobuf::{Protobuf, frame as protobuf_frame};
 pub use select::{FieldRequirement, LabelMatcher, Selection};
 pub use watch::{EventKind, WatchFrom, WatchItem, WatchQuery, Watcher, bookmark_frame};
@@ -50,7 +52,7 @@ const ASK_AGAIN: Duration = Duration::from_millis(100);
 /// Selectable fields of an object beside `metadata.name` and `metadata.namespace`.
 pub type Fields = Vec<(Cow<'static, str>, String)>;
 
-/// Extracts [`Fields`] from a stored object.
+/// Extracts [`Fields`] from a stored object. Of built-in kinds it sees only the outer four levels.
 pub type FieldExtractor = Arc<dyn Fn(&serde_json::Value) -> Fields + Send + Sync>;
 
 /// What a cache must know about its resource.

@@ -16,6 +16,7 @@ use serde_json::value::RawValue;
 use super::{
     super::{KeyValue, Revision, StoreError, codec},
     EventKind, Protobuf, ResourceSpec,
+    outline::outline,
 };
 
 /// The labels of an object, sorted by key.
@@ -53,6 +54,8 @@ pub struct CachedObject {
     name_at: u32,
     revision: Revision,
     create_revision: Revision,
+    /// Of the bytes in the store.
+    digest: u64,
     /// `{"type":...,"object":<bytes>}\n`.
     frame: Bytes,
     kind: EventKind,
@@ -91,7 +94,9 @@ impl CachedObject {
         let fields = match &spec.fields {
             None => FieldIndex::default(),
             Some(extract) => {
-                let tree = serde_json::from_slice(value).map_err(|error| corrupt(error.to_string()))?;
+                // The fields of custom resources may be anywhere.
+                let tree = if spec.codec.is_some() { outline(value) } else { serde_json::from_slice(value) };
+                let tree = tree.map_err(|error| corrupt(error.to_string()))?;
                 extract(&tree).into_iter().map(|(name, value)| (name, value.into_boxed_str())).collect()
             }
         };
@@ -102,6 +107,7 @@ impl CachedObject {
             name_at: name_at as u32,
             revision: kv.mod_revision,
             create_revision: kv.create_revision,
+            digest: codec::digest(&kv.value),
             frame,
             kind,
             bytes,
@@ -123,6 +129,7 @@ impl CachedObject {
             name_at: self.name_at,
             revision,
             create_revision: self.create_revision,
+            digest: self.digest,
             frame,
             kind,
             bytes,
@@ -157,6 +164,11 @@ impl CachedObject {
     /// The revision that created it.
     pub fn create_revision(&self) -> Revision {
         self.create_revision
+    }
+
+    /// [`codec::digest`] of the bytes in the store.
+    pub fn digest(&self) -> u64 {
+        self.digest
     }
 
     /// The encoded object with `metadata.resourceVersion` in place.

@@ -8,7 +8,7 @@ use std::{
 use futures::StreamExt;
 
 use super::{
-    super::{KeyRange, KeyValue, RangeOptions, Revision, StoreError, StoreEvent, WatchBatch},
+    super::{KeyRange, KeyValue, RangeOptions, RangeResult, Revision, StoreError, StoreEvent, WatchBatch},
     CachedObject, EventKind, Inner, check,
     ring::{CacheEvent, Root},
 };
@@ -62,35 +62,36 @@ async fn follow(inner: &Arc<Inner>) {
     }
 }
 
-/// Reads everything at one revision.
+/// Reads everything at one revision. The next page comes in while the one before is taken in.
 async fn list(inner: &Arc<Inner>) -> Result<(), StoreError> {
-    let prefix = &inner.spec.prefix;
     let mut root = Root::new();
-    let mut revision: Option<Revision> = None;
-    let mut start = prefix.clone();
+    let mut page = page(inner.clone(), inner.spec.prefix.clone(), None).await?;
+    let revision = page.revision;
     loop {
-        let options = RangeOptions { revision, limit: LIST_PAGE, count_only: false };
-        let page = inner.store.range(KeyRange::prefix_from(prefix, &start), options).await?;
-        let revision = *revision.get_or_insert(page.revision);
-        if let Some(last) = page.kvs.last() {
-            start = format!("{}\0", last.key);
-        }
+        let next = page.kvs.last().filter(|_| page.more).map(|last| {
+            let start = format!("{}\0", last.key);
+            tokio::spawn(self::page(inner.clone(), start, Some(revision)))
+        });
         for kv in page.kvs {
             if let Some(object) = ingest(inner, &kv, EventKind::Added) {
                 root.insert(kv.key, object);
             }
         }
-        if !page.more {
-            report(inner, root.len(), revision);
-            inner.metrics().initializations.inc();
-            inner.state.write().replace(root, revision);
-            inner.suspect.store(false, Ordering::Release);
-            inner.progress_sent.send_replace(revision);
-            inner.wakers.wake_all();
-            return Ok(());
-        }
-        tokio::task::yield_now().await;
+        let Some(next) = next else { break };
+        page = next.await.map_err(|_| StoreError::Closed)??;
     }
+    report(inner, root.len(), revision);
+    inner.metrics().initializations.inc();
+    inner.state.write().replace(root, revision);
+    inner.suspect.store(false, Ordering::Release);
+    inner.progress_sent.send_replace(revision);
+    inner.wakers.wake_all();
+    Ok(())
+}
+
+async fn page(inner: Arc<Inner>, start: String, revision: Option<Revision>) -> Result<RangeResult, StoreError> {
+    let options = RangeOptions { revision, limit: LIST_PAGE, count_only: false };
+    inner.store.range(KeyRange::prefix_from(&inner.spec.prefix, &start), options).await
 }
 
 async fn watch(inner: &Arc<Inner>) -> StoreError {
