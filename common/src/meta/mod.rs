@@ -1,7 +1,8 @@
-//! Pure rules over API metadata: quantities, selectors, owners, conditions, names, int-or-percent.
+//! Pure rules over API metadata: quantities, selectors, owners, conditions, names, addresses, int-or-percent.
 
 pub mod conditions;
 pub mod intstr;
+pub mod ip;
 pub mod names;
 pub mod owner;
 pub mod quantity;

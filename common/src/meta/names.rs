@@ -273,20 +273,6 @@ pub fn percent(value: &str) -> Vec<String> {
     vec![regex_text(text, "[0-9]+%", &["1%", "93%"])]
 }
 
-/// An IP address as the API accepts it (no leading zeros, no zone).
-pub fn ip(value: &str) -> Option<std::net::IpAddr> {
-    value.parse().ok()
-}
-
-/// An IP address in canonical form.
-pub fn canonical_ip(value: &str) -> Vec<String> {
-    match ip(value) {
-        None => vec!["must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)".to_string()],
-        Some(ip) if ip.to_string() != value => vec![format!("must be in canonical form (\"{ip}\")")],
-        Some(_) => Vec::new(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -102,7 +102,7 @@ async fn check_and_store(
         let resource = target.store.resource;
         return Err(ApiError::invalid_fields(resource.group, resource.kind, name, errors));
     }
-    strategy.warnings(&object, None).into_iter().for_each(|w| call.warn(w));
+    strategy.warnings(&object, None, None).into_iter().for_each(|w| call.warn(w));
     let request = write::attributes(call, target, Operation::Create, name, None, options.dry_run);
     call.admission.validate(&request, Some(&object)).await?;
     store(call, target, name, object, options).await

@@ -157,7 +157,7 @@ pub async fn prepare_update(
     if !errors.is_empty() {
         return Err(ApiError::invalid_fields(target.store.resource.group, target.store.resource.kind, name, errors));
     }
-    strategy.warnings(&new, Some(&current.object)).into_iter().for_each(|w| call.warn(w));
+    strategy.warnings(&new, Some(&current.object), sub).into_iter().for_each(|w| call.warn(w));
     call.admission.validate(&request, Some(&new)).await?;
     Ok(new)
 }

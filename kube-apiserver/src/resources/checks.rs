@@ -2,11 +2,72 @@
 
 use serde_json::Value;
 
+use common::meta::ip;
+
 use super::{
     field::{ErrorList, Path},
     metadata, names,
+    quantity::Quantity,
     value::{at, int_at, list_at, map_at, str_at, strings_at},
 };
+
+/// Resources that are counted in whole numbers.
+const COUNTED: [&str; 9] = [
+    "configmaps",
+    "persistentvolumeclaims",
+    "pods",
+    "replicationcontrollers",
+    "resourcequotas",
+    "secrets",
+    "services",
+    "services.loadbalancers",
+    "services.nodeports",
+];
+
+/// Adds what a rule complains about.
+pub(crate) fn complain(value: &str, texts: Vec<String>, path: &Path<'_>, errs: &mut ErrorList) {
+    texts.into_iter().for_each(|text| errs.invalid(path, value, text));
+}
+
+/// An annotation of an object.
+pub(crate) fn annotation<'a>(obj: &'a Value, key: &str) -> Option<&'a str> {
+    at(obj, "metadata.annotations")?.get(key)?.as_str()
+}
+
+/// A label of an object.
+pub(crate) fn label_of<'a>(obj: &'a Value, key: &str) -> Option<&'a str> {
+    at(obj, "metadata.labels")?.get(key)?.as_str()
+}
+
+/// An address in a field that was once checked loosely: what was stored before stays valid.
+pub(crate) fn legacy_ip(text: &str, known: &[Value], path: &Path<'_>, errs: &mut ErrorList) {
+    if !known.iter().any(|k| k == text) {
+        complain(text, ip::legacy_ip(text), path, errs);
+    }
+}
+
+/// A range in a field that was once checked loosely: what was stored before stays valid.
+pub(crate) fn legacy_cidr(text: &str, known: &[Value], path: &Path<'_>, errs: &mut ErrorList) {
+    if !known.iter().any(|k| k == text) {
+        complain(text, ip::legacy_cidr(text), path, errs);
+    }
+}
+
+/// An address that traffic may be sent to.
+pub(crate) fn endpoint_ip(text: &str, path: &Path<'_>, errs: &mut ErrorList) {
+    complain(text, ip::not_an_endpoint(text), path, errs);
+}
+
+/// The amount of a resource: not negative, and whole where it is counted.
+pub(crate) fn amount(resource: &str, text: &str, path: &Path<'_>, errs: &mut ErrorList) {
+    let Some(amount) = Quantity::parse(text) else { return };
+    if amount.sign() < 0 {
+        errs.invalid(path, text, "must be greater than or equal to 0");
+    }
+    if (COUNTED.contains(&resource) || names::is_extended_resource(resource)) && !amount.is_whole() {
+        errs.invalid(path, text, "must be an integer");
+    }
+}
 
 /// Complains about a negative integer at a dotted path of `obj`; `path` names the field.
 pub(crate) fn non_negative(obj: &Value, at: &str, path: &Path<'_>, errs: &mut ErrorList) {
@@ -33,17 +94,54 @@ pub(crate) fn one_of(value: &str, supported: &[&str], path: &Path<'_>, errs: &mu
 
 /// A DNS label.
 pub(crate) fn label(value: &str, path: &Path<'_>, errs: &mut ErrorList) {
-    names::dns1123_label(value).into_iter().for_each(|text| errs.invalid(path, value, text));
+    complain(value, names::dns1123_label(value), path, errs);
 }
 
 /// A DNS subdomain.
 pub(crate) fn subdomain(value: &str, path: &Path<'_>, errs: &mut ErrorList) {
-    names::dns1123_subdomain(value).into_iter().for_each(|text| errs.invalid(path, value, text));
+    complain(value, names::dns1123_subdomain(value), path, errs);
+}
+
+/// A domain name of at least two segments; a dot at the end is fine.
+pub(crate) fn domain_name(value: &str, path: &Path<'_>, errs: &mut ErrorList) {
+    if value.is_empty() {
+        return errs.required(path, "");
+    }
+    let name = value.strip_suffix('.').unwrap_or(value);
+    let complaints = names::dns1123_subdomain(name);
+    if !complaints.is_empty() {
+        return errs.invalid(path, name, complaints.join(","));
+    }
+    if !name.contains('.') {
+        return errs.invalid(path, name, "should be a domain with at least two segments separated by dots");
+    }
+    for label in name.split('.') {
+        let complaints = names::dns1123_label(label);
+        if !complaints.is_empty() {
+            return errs.invalid(path, label, complaints.join(","));
+        }
+    }
+}
+
+/// A path that starts with a domain, as `example.com/foo`.
+pub(crate) fn domain_prefixed_path(value: &str, path: &Path<'_>, errs: &mut ErrorList) {
+    if value.is_empty() {
+        return errs.required(path, "");
+    }
+    let Some((host, rest)) = value.split_once('/').filter(|(host, rest)| !host.is_empty() && !rest.is_empty()) else {
+        return errs.invalid(path, value, "must be a domain-prefixed path (such as \"acme.io/foo\")");
+    };
+    complain(host, names::dns1123_subdomain(host), path, errs);
+    let legal = |b: u8| b.is_ascii_alphanumeric() || b"/-._~%!$&'()*+,;=:".contains(&b);
+    if !rest.bytes().all(legal) {
+        let regex = r"[A-Za-z0-9/\-._~%!$&'()*+,;=:]+";
+        errs.invalid(path, rest, format!("Invalid path (regex used for validation is '{regex}')"));
+    }
 }
 
 /// A qualified name.
 pub(crate) fn qualified(value: &str, path: &Path<'_>, errs: &mut ErrorList) {
-    names::label_key(value).into_iter().for_each(|text| errs.invalid(path, value, text));
+    complain(value, names::label_key(value), path, errs);
 }
 
 /// A port number.
@@ -57,7 +155,7 @@ pub(crate) fn port(value: i64, path: &Path<'_>, errs: &mut ErrorList) {
 pub(crate) fn port_or_name(value: Option<&Value>, path: &Path<'_>, errs: &mut ErrorList) {
     match value {
         Some(Value::String(name)) => {
-            names::port_name(name).into_iter().for_each(|text| errs.invalid(path, name.as_str(), text));
+            complain(name, names::port_name(name), path, errs);
         }
         other => port(other.and_then(Value::as_i64).unwrap_or_default(), path, errs),
     }
@@ -97,6 +195,11 @@ pub(crate) fn at_most_100_percent(value: &Value, path: &Path<'_>, errs: &mut Err
 
 /// A `metav1.LabelSelector`.
 pub(crate) fn label_selector(selector: &Value, path: &Path<'_>, errs: &mut ErrorList) {
+    label_selector_with(selector, false, path, errs);
+}
+
+/// A `metav1.LabelSelector` which may hold values that no label can have, if `any_value`: old objects do.
+pub(crate) fn label_selector_with(selector: &Value, any_value: bool, path: &Path<'_>, errs: &mut ErrorList) {
     metadata::labels(strings_at(selector, "matchLabels"), &path.child("matchLabels"), errs);
     let list = path.child("matchExpressions");
     for (i, requirement) in list_at(selector, "matchExpressions").iter().enumerate() {
@@ -116,10 +219,8 @@ pub(crate) fn label_selector(selector: &Value, path: &Path<'_>, errs: &mut Error
             operator => errs.invalid(&path.child("operator"), operator, "not a valid selector operator"),
         }
         qualified(str_at(requirement, "key"), &path.child("key"), errs);
-        for (j, value) in values.iter().filter_map(Value::as_str).enumerate() {
-            for text in names::label_value(value) {
-                errs.invalid(&path.child("values").index(j), value, text);
-            }
+        for (j, value) in values.iter().filter_map(Value::as_str).enumerate().filter(|_| !any_value) {
+            complain(value, names::label_value(value), &path.child("values").index(j), errs);
         }
     }
 }
@@ -172,6 +273,12 @@ pub(crate) fn not_decremented(new: &Value, old: &Value, field: &str, path: &Path
 /// Complains when the value at a dotted path changed; the path is the field's name.
 pub(crate) fn immutable(new: &Value, old: &Value, field: &str, errs: &mut ErrorList) {
     metadata::immutable(new, old, field, &Path::root(field), errs);
+}
+
+/// A value as upstream shows its internal form in errors: Go's field names, each with the value of a member here.
+pub(crate) fn internal(value: &Value, members: &[(&str, &str)], empty: &Value) -> Value {
+    let shown = |member: &str| at(value, member).unwrap_or(empty).clone();
+    members.iter().map(|(go, member)| ((*go).to_owned(), shown(member))).collect::<serde_json::Map<_, _>>().into()
 }
 
 /// The value at a path, for showing in errors.

@@ -1,25 +1,33 @@
 //! EndpointSlices.
 
+use common::meta::ip::{self, ip_warning};
 use jiff::Timestamp;
 use serde_json::Value;
 
 use super::{
     checks,
-    core::endpoint_ip,
     field::{ErrorList, Path},
-    names,
+    metadata, names,
     rules::Rules,
     table::{AGE, NAME, Row, age, name, text},
     value::{at, each, int_at, list_at, same_at, set_default, str_at},
 };
 
 const TYPES: [&str; 3] = ["FQDN", "IPv4", "IPv6"];
+const PROTOCOLS: [&str; 3] = ["SCTP", "TCP", "UDP"];
+const MAX_HINTS: usize = 8;
 
 pub(crate) const RULES: &[Rules] = &[Rules {
     group: "discovery.k8s.io",
     resource: "endpointslices",
     kind: "EndpointSlice",
     generation: true,
+    // Consumers select slices by label, so labels count as content.
+    prepare_update: |new, old, _, _| {
+        if !same_at(new, old, "metadata.labels") {
+            metadata::bump_generation(new, old);
+        }
+    },
     defaults: |obj| {
         for port in each(obj, "ports") {
             set_default(port, "name", "");
@@ -31,6 +39,7 @@ pub(crate) const RULES: &[Rules] = &[Rules {
         slice(new, Some(old), errs);
         checks::immutable(new, old, "addressType", errs);
     },
+    warnings: |obj, old, _| warnings(obj, old),
     columns: &[NAME, text("AddressType"), text("Ports"), text("Endpoints"), AGE],
     row,
     ..Rules::GENERIC
@@ -43,6 +52,27 @@ fn slice(obj: &Value, old: Option<&Value>, errs: &mut ErrorList) {
     if old.is_none_or(|old| !same_at(obj, old, "endpoints")) {
         endpoints(obj, kind, errs);
     }
+}
+
+/// Of names for addresses, and of addresses that new objects should not have; controllers that copy them are not told.
+fn warnings(obj: &Value, old: Option<&Value>) -> Vec<String> {
+    let mut out = Vec::new();
+    if old.is_none() && str_at(obj, "addressType") == "FQDN" {
+        out.push("spec.addressType: FQDN endpoints are deprecated".to_owned());
+    }
+    let manager = checks::label_of(obj, "endpointslice.kubernetes.io/managed-by");
+    if matches!(manager, Some("endpointslice-controller.k8s.io" | "endpointslicemirroring-controller.k8s.io")) {
+        return out;
+    }
+    let root = Path::root("endpoints");
+    for (i, endpoint) in list_at(obj, "endpoints").iter().enumerate() {
+        let path = root.index(i);
+        let path = path.child("addresses");
+        for (j, address) in list_at(endpoint, "addresses").iter().enumerate() {
+            out.extend(ip_warning(path.index(j), address.as_str().unwrap_or_default()));
+        }
+    }
+    out
 }
 
 fn ports(obj: &Value, errs: &mut ErrorList) {
@@ -61,9 +91,11 @@ fn ports(obj: &Value, errs: &mut ErrorList) {
         if ports[..i].iter().any(|other| str_at(other, "name") == name) {
             errs.duplicate(&path.child("name"), name);
         }
-        checks::one_of(str_at(port, "protocol"), &["SCTP", "TCP", "UDP"], &path.child("protocol"), errs);
-        let app = str_at(port, "appProtocol");
-        if !app.is_empty() {
+        let protocol = str_at(port, "protocol");
+        if !PROTOCOLS.contains(&protocol) {
+            errs.not_supported(&path.child("protocol"), protocol, &PROTOCOLS);
+        }
+        if let Some(app) = at(port, "appProtocol").and_then(Value::as_str) {
             checks::qualified(app, &path.child("appProtocol"), errs);
         }
     }
@@ -86,17 +118,7 @@ fn endpoints(obj: &Value, kind: &str, errs: &mut ErrorList) {
             _ => {}
         }
         for (j, address) in addresses.iter().filter_map(Value::as_str).enumerate() {
-            let each_path = addresses_path.index(j);
-            match kind {
-                "IPv4" | "IPv6" => {
-                    if names::ip(address).is_some_and(|ip| ip.is_ipv4() != (kind == "IPv4")) {
-                        errs.invalid(&addresses_path, address, format!("must be an {kind} address"));
-                    }
-                    endpoint_ip(address, &each_path, errs);
-                }
-                "FQDN" => checks::subdomain(address.strip_suffix('.').unwrap_or(address), &each_path, errs),
-                _ => {}
-            }
+            self::address(address, kind, &addresses_path, j, errs);
         }
         if let Some(node) = at(endpoint, "nodeName").and_then(Value::as_str) {
             checks::subdomain(node, &path.child("nodeName"), errs);
@@ -104,11 +126,43 @@ fn endpoints(obj: &Value, kind: &str, errs: &mut ErrorList) {
         if let Some(hostname) = at(endpoint, "hostname").and_then(Value::as_str) {
             checks::label(hostname, &path.child("hostname"), errs);
         }
-        for (list, max) in [("forZones", 8), ("forNodes", 8)] {
-            let hints = list_at(endpoint, &format!("hints.{list}"));
-            if hints.len() > max {
-                errs.too_many(&path.child("hints").child(list), hints.len(), max);
+        hints(endpoint, &path.child("hints"), errs);
+    }
+}
+
+fn address(address: &str, kind: &str, list: &Path<'_>, index: usize, errs: &mut ErrorList) {
+    let path = list.index(index);
+    let complaints = match kind {
+        "IPv4" => ip::legacy_ip(address),
+        "IPv6" => ip::canonical_ip(address),
+        "FQDN" => return checks::domain_name(address, &path, errs),
+        _ => return,
+    };
+    if complaints.is_empty() {
+        if ip::sloppy_ip(address).is_some_and(|ip| ip.is_ipv4() != (kind == "IPv4")) {
+            errs.invalid(list, address, format!("must be an {kind} address"));
+        }
+        checks::endpoint_ip(address, &path, errs);
+    }
+    checks::complain(address, complaints, &path, errs);
+}
+
+fn hints(endpoint: &Value, path: &Path<'_>, errs: &mut ErrorList) {
+    let rules: [(&str, fn(&str) -> Vec<String>); 2] =
+        [("forZones", names::label_value), ("forNodes", names::dns1123_subdomain)];
+    for (list, rule) in rules {
+        let root = path.child(list);
+        let hints = list_at(endpoint, &format!("hints.{list}"));
+        if hints.len() > MAX_HINTS {
+            errs.too_many(&root, hints.len(), MAX_HINTS);
+            return;
+        }
+        for (i, hint) in hints.iter().enumerate() {
+            let (path, name) = (root.index(i), str_at(hint, "name"));
+            if hints[..i].iter().any(|other| str_at(other, "name") == name) {
+                errs.duplicate(&path.child("name"), name);
             }
+            checks::complain(name, rule(name), &path.child("name"), errs);
         }
     }
 }

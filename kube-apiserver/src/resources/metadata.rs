@@ -44,7 +44,7 @@ impl NameRule {
             NameRule::Label => names::dns1123_label(&masked(name)),
             NameRule::Label1035 => names::dns1035_label(&masked(name)),
             NameRule::PathSegment => names::path_segment(name, prefix),
-            NameRule::Ip => names::canonical_ip(name),
+            NameRule::Ip => common::meta::ip::canonical_ip(name),
         }
     }
 }
@@ -119,6 +119,16 @@ pub(crate) fn prepare_update(new: &mut Value, old: &Value, ctx: &Ctx<'_>) {
         keep_old(meta, old_meta, "deletionGracePeriodSeconds");
     }
     remove(meta, "selfLink");
+}
+
+/// Kinds whose `/status` changes status alone keep the metadata, but for the managed fields.
+pub(crate) fn keep_for_status(new: &mut Value, old: &Value) {
+    let (Some(meta), Some(old_meta)) = (member(new, "metadata"), old.get("metadata")) else { return };
+    for kept in
+        ["deletionTimestamp", "generation", "selfLink", "labels", "annotations", "finalizers", "ownerReferences"]
+    {
+        keep_old(meta, old_meta, kept);
+    }
 }
 
 /// One more than the old generation.

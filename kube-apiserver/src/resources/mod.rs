@@ -112,7 +112,7 @@ pub trait Strategy: Send + Sync {
     /// May a PUT without resourceVersion overwrite.
     fn allow_unconditional_update(&self) -> bool;
     /// Warnings for the client (`Warning` headers).
-    fn warnings(&self, obj: &Value, old: Option<&Value>) -> Vec<String>;
+    fn warnings(&self, obj: &Value, old: Option<&Value>, sub: Option<&str>) -> Vec<String>;
     /// Table columns.
     fn columns(&self) -> &'static [Column];
     /// Table cells of one object.

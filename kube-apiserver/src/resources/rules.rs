@@ -42,7 +42,8 @@ pub(crate) struct Rules {
     pub fields: &'static [Selectable],
     pub field_labels: &'static [&'static str],
     pub graceful_delete: Option<fn(&Value, Option<i64>) -> Deletion>,
-    pub warnings: fn(&Value, Option<&Value>) -> Vec<String>,
+    /// Of the object, given the old one and the subresource of an update.
+    pub warnings: fn(&Value, Option<&Value>, Option<&str>) -> Vec<String>,
     pub columns: &'static [Column],
     pub row: fn(&Value, Timestamp) -> Row,
 }
@@ -68,7 +69,7 @@ impl Rules {
         fields: &[],
         field_labels: &["metadata.name", "metadata.namespace"],
         graceful_delete: None,
-        warnings: |_, _| Vec::new(),
+        warnings: |_, _, _| Vec::new(),
         columns: super::table::NAME_CREATED,
         row: super::table::name_created,
     };
@@ -193,8 +194,8 @@ impl Strategy for Rules {
         self.unconditional_update
     }
 
-    fn warnings(&self, obj: &Value, old: Option<&Value>) -> Vec<String> {
-        (self.warnings)(obj, old)
+    fn warnings(&self, obj: &Value, old: Option<&Value>, sub: Option<&str>) -> Vec<String> {
+        (self.warnings)(obj, old, sub)
     }
 
     fn columns(&self) -> &'static [Column] {

@@ -32,7 +32,7 @@ fn exercise(strategy: &dyn Strategy, object: &Value) {
     }
     assert_eq!(strategy.row(object, Timestamp::UNIX_EPOCH).len(), strategy.columns().len(), "{}", strategy.kind());
     strategy.graceful_delete(object, None);
-    strategy.warnings(object, None);
+    strategy.warnings(object, None, None);
 }
 
 /// The object with every leaf, or every container, replaced by something of the wrong type.
@@ -88,4 +88,71 @@ fn every_kind_survives_upstreams_full_objects() {
             }
         }
     }
+}
+
+mod networking;
+
+/// The object as a create or update sees it: named, in a namespace where its kind has one.
+fn stored(strategy: &dyn Strategy, mut object: Value) -> Value {
+    strategy.default(&mut object);
+    let meta = common::meta::value::member(&mut object, "metadata").unwrap();
+    for (field, value) in
+        [("name", "n"), ("uid", "u"), ("creationTimestamp", "2026-01-01T00:00:00Z"), ("resourceVersion", "1")]
+    {
+        common::meta::value::set_default(meta, field, value);
+    }
+    if strategy.namespaced() {
+        common::meta::value::set_default(meta, "namespace", "default");
+    }
+    object
+}
+
+fn ctx<'a>(strategy: &dyn Strategy, user: &'a User) -> Ctx<'a> {
+    Ctx { namespace: if strategy.namespaced() { "default" } else { "" }, user, now: Timestamp::UNIX_EPOCH }
+}
+
+/// What a create of the object is told, in order.
+fn create(group: &str, resource: &str, object: Value) -> Vec<String> {
+    let strategy = strategy(group, resource);
+    assert!(!strategy.kind().is_empty(), "{resource}");
+    let mut object = stored(strategy, object);
+    strategy.prepare_create(&mut object, &ctx(strategy, &User::default()));
+    strategy.validate_create(&object).iter().map(ToString::to_string).collect()
+}
+
+/// What an update from `old` to `new` is told, and what it would store.
+fn update(group: &str, resource: &str, sub: Option<&str>, old: &Value, new: &Value) -> (Vec<String>, Value) {
+    let strategy = strategy(group, resource);
+    let (old, mut new) = (stored(strategy, old.clone()), stored(strategy, new.clone()));
+    strategy.prepare_update(&mut new, &old, sub, &ctx(strategy, &User::default()));
+    let errors = strategy.validate_update(&new, &old, sub);
+    (errors.iter().map(ToString::to_string).collect(), new)
+}
+
+/// Rows of: the object changed at a JSON pointer to a value, and the complaints.
+fn check_rows(group: &str, resource: &str, base: &Value, rows: &[(&str, Value, &[&str])]) {
+    assert_eq!(create(group, resource, base.clone()), Vec::<String>::new(), "{resource}: the base is valid");
+    for (pointer, value, want) in rows {
+        assert_eq!(create(group, resource, with(base, pointer, value)), *want, "{resource} {pointer} = {value}");
+    }
+}
+
+/// A copy with the value at a JSON pointer replaced (null removes it); members on the way are made.
+fn with(base: &Value, pointer: &str, value: &Value) -> Value {
+    let mut object = base.clone();
+    let mut at = &mut object;
+    for part in pointer.split('/').skip(1) {
+        let part = part.replace("~1", "/");
+        at = match at {
+            Value::Array(list) => &mut list[part.parse::<usize>().unwrap()],
+            other => {
+                if !other.is_object() {
+                    *other = json!({});
+                }
+                other.as_object_mut().unwrap().entry(part).or_insert(Value::Null)
+            }
+        };
+    }
+    *at = value.clone();
+    object
 }

@@ -23,7 +23,7 @@ const WORKLOAD: Rules = Rules {
     generation: true,
     status: true,
     gated: gated::TEMPLATE,
-    warnings: |obj, old| crate::resources::pod::warnings::template(obj, old, "spec.template"),
+    warnings: |obj, old, _| crate::resources::pod::warnings::template(obj, old, "spec.template"),
     ..Rules::GENERIC
 };
 

@@ -1,17 +1,15 @@
 //! Endpoints.
 
-use std::net::IpAddr;
-
+use common::meta::ip::ip_warning;
 use jiff::Timestamp;
 use serde_json::Value;
 
 use crate::resources::{
     checks,
     field::{ErrorList, Path},
-    names,
     rules::Rules,
     table::{AGE, NAME, Row, age, name, text},
-    value::{each, int_at, list_at, set_if_zero, str_at},
+    value::{at, each, int_at, list_at, same_at, set_if_zero, str_at},
 };
 
 pub(crate) const RULES: &[Rules] = &[Rules {
@@ -26,7 +24,13 @@ pub(crate) const RULES: &[Rules] = &[Rules {
         }
     },
     validate,
-    validate_update: |new, _, _, errs| validate(new, errs),
+    // Subsets that do not change are not looked at: rules have become stricter.
+    validate_update: |new, old, _, errs| {
+        if !same_at(new, old, "subsets") {
+            validate(new, errs);
+        }
+    },
+    warnings: |obj, _, _| warnings(obj),
     columns: &[NAME, text("Endpoints"), AGE],
     row,
     ..Rules::GENERIC
@@ -53,39 +57,16 @@ fn validate(obj: &Value, errs: &mut ErrorList) {
 }
 
 fn address(address: &Value, path: &Path<'_>, errs: &mut ErrorList) {
-    endpoint_ip(str_at(address, "ip"), &path.child("ip"), errs);
+    let ip = str_at(address, "ip");
+    checks::legacy_ip(ip, &[], &path.child("ip"), errs);
     let hostname = str_at(address, "hostname");
     if !hostname.is_empty() {
         checks::label(hostname, &path.child("hostname"), errs);
     }
-    let node = str_at(address, "nodeName");
-    if !node.is_empty() {
+    if let Some(node) = at(address, "nodeName").and_then(Value::as_str) {
         checks::subdomain(node, &path.child("nodeName"), errs);
     }
-}
-
-/// An address that traffic may be sent to.
-pub(crate) fn endpoint_ip(text: &str, path: &Path<'_>, errs: &mut ErrorList) {
-    let Some(ip) = names::ip(text) else {
-        errs.invalid(path, text, "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)");
-        return;
-    };
-    if ip.is_unspecified() {
-        errs.invalid(path, text, format!("may not be unspecified ({text})"));
-    }
-    if ip.is_loopback() {
-        errs.invalid(path, text, "may not be in the loopback range (127.0.0.0/8, ::1/128)");
-    }
-    let (link_local, link_multicast) = match ip {
-        IpAddr::V4(v4) => (v4.is_link_local(), v4.octets()[..3] == [224, 0, 0]),
-        IpAddr::V6(v6) => (v6.is_unicast_link_local(), v6.segments()[0] & 0xff0f == 0xff02),
-    };
-    if link_local {
-        errs.invalid(path, text, "may not be in the link-local range (169.254.0.0/16, fe80::/10)");
-    }
-    if link_multicast {
-        errs.invalid(path, text, "may not be in the link-local multicast range (224.0.0.0/24, ff02::/10)");
-    }
+    checks::endpoint_ip(ip, &path.child("ip"), errs);
 }
 
 fn port(port: &Value, needs_name: bool, path: &Path<'_>, errs: &mut ErrorList) {
@@ -96,10 +77,28 @@ fn port(port: &Value, needs_name: bool, path: &Path<'_>, errs: &mut ErrorList) {
     }
     checks::port(int_at(port, "port").unwrap_or_default(), &path.child("port"), errs);
     checks::one_of(str_at(port, "protocol"), &["SCTP", "TCP", "UDP"], &path.child("protocol"), errs);
-    let app = str_at(port, "appProtocol");
-    if !app.is_empty() {
+    if let Some(app) = at(port, "appProtocol").and_then(Value::as_str) {
         checks::qualified(app, &path.child("appProtocol"), errs);
     }
+}
+
+/// Of addresses that new objects should not have; the controller copies those of pods and is not told.
+fn warnings(obj: &Value) -> Vec<String> {
+    if checks::label_of(obj, "endpoints.kubernetes.io/managed-by") == Some("endpoint-controller") {
+        return Vec::new();
+    }
+    let root = Path::root("subsets");
+    let mut out = Vec::new();
+    for (i, subset) in list_at(obj, "subsets").iter().enumerate() {
+        for list in ["addresses", "notReadyAddresses"] {
+            for (j, address) in list_at(subset, list).iter().enumerate() {
+                let path = root.index(i);
+                let path = path.child(list);
+                out.extend(ip_warning(path.index(j).child("ip"), str_at(address, "ip")));
+            }
+        }
+    }
+    out
 }
 
 fn row(obj: &Value, now: Timestamp) -> Row {

@@ -10,7 +10,6 @@ pub(crate) mod node;
 mod quota;
 mod volume;
 
-pub(crate) use endpoints::endpoint_ip;
 pub(crate) use volume::{claim_defaults, validate_claim_spec};
 
 pub(crate) const RULES: &[&[Rules]] =

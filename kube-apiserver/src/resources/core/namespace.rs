@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::resources::{
+    checks,
     field::{ErrorList, Path},
     metadata::{NameRule, time},
     rules::Rules,
@@ -76,18 +77,25 @@ fn prepare_update(new: &mut Value, old: &Value, sub: Option<&str>, _: &crate::re
 
 fn validate(obj: &Value, errs: &mut ErrorList) {
     let path = Path::root("spec.finalizers");
-    for finalizer in list_at(obj, "spec.finalizers").iter().filter_map(Value::as_str) {
-        for text in crate::resources::names::label_key(finalizer) {
-            errs.invalid(&path, finalizer, text);
-        }
-        if !finalizer.contains('/') && !STANDARD_FINALIZERS.contains(&finalizer) {
-            errs.invalid(&path, finalizer, "name is neither a standard finalizer name nor is it fully qualified");
-        }
+    for name in list_at(obj, "spec.finalizers").iter().filter_map(Value::as_str) {
+        finalizer(name, &path, errs);
+    }
+}
+
+fn finalizer(name: &str, path: &Path<'_>, errs: &mut ErrorList) {
+    checks::qualified(name, path, errs);
+    if !name.contains('/') && !STANDARD_FINALIZERS.contains(&name) {
+        errs.invalid(path, name, "name is neither a standard finalizer name nor is it fully qualified");
     }
 }
 
 fn validate_update(new: &Value, _: &Value, sub: Option<&str>, errs: &mut ErrorList) {
-    if sub == Some("status") {
+    if sub == Some("finalize") {
+        let path = Path::root("spec.finalizers");
+        for (i, name) in list_at(new, "spec.finalizers").iter().enumerate() {
+            finalizer(name.as_str().unwrap_or_default(), &path.index(i), errs);
+        }
+    } else if sub == Some("status") {
         let phase = str_at(new, "status.phase");
         let deleting = is_set(new, "metadata.deletionTimestamp");
         let path = Path::root("status.Phase");

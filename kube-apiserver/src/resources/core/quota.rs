@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use crate::resources::{
+    checks,
     field::{ErrorList, Path},
     names,
     quantity::{self, Quantity},
@@ -77,18 +78,6 @@ const STANDARD: [&str; 19] = [
     "services.loadbalancers",
     "services.nodeports",
 ];
-/// Those of them that are counted in whole numbers.
-const COUNTED: [&str; 9] = [
-    "configmaps",
-    "persistentvolumeclaims",
-    "pods",
-    "replicationcontrollers",
-    "resourcequotas",
-    "secrets",
-    "services",
-    "services.loadbalancers",
-    "services.nodeports",
-];
 const OF_PODS: [&str; 7] = ["cpu", "limits.cpu", "limits.memory", "memory", "pods", "requests.cpu", "requests.memory"];
 const SCOPES: [&str; 7] = [
     "Terminating",
@@ -115,13 +104,7 @@ fn amounts(obj: &Value, at: &str, errs: &mut ErrorList) {
         if !resource.contains('/') && !is_standard(resource) {
             errs.invalid(&path, resource, "must be a standard resource for quota");
         }
-        let Some(amount) = Quantity::parse(text) else { continue };
-        if amount.sign() < 0 {
-            errs.invalid(&path, text, "must be greater than or equal to 0");
-        }
-        if (COUNTED.contains(&resource) || names::is_extended_resource(resource)) && !amount.is_whole() {
-            errs.invalid(&path, text, "must be an integer");
-        }
+        checks::amount(resource, text, &path, errs);
     }
 }
 

@@ -1,5 +1,6 @@
 //! Pods: strategy, binding, graceful deletion. Defaults, validation and table columns have their own files.
 
+use common::meta::ip::ip_warning;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
@@ -74,7 +75,7 @@ pub(crate) const RULES: &[Rules] = &[
         kind: "PodTemplate",
         gated: &[("template.spec", gated::POD_SPEC)],
         generation: true,
-        warnings: |obj, old| warnings::template(obj, old, "template"),
+        warnings: |obj, old, _| warnings::template(obj, old, "template"),
         defaults: |obj| defaults::template(obj, "template"),
         validate: |obj, errs| template::validate(obj, "template", &Path::root("template"), errs),
         validate_update: |new, _, _, errs| template::validate(new, "template", &Path::root("template"), errs),
@@ -169,11 +170,18 @@ fn graceful_delete(pod: &Value, requested: Option<i64>) -> Deletion {
 }
 
 /// People seldom change pods themselves: updates are not commented on.
-fn pod_warnings(pod: &Value, old: Option<&Value>) -> Vec<String> {
-    if old.is_some() {
-        return Vec::new();
-    }
+fn pod_warnings(pod: &Value, old: Option<&Value>, sub: Option<&str>) -> Vec<String> {
     let mut out = Vec::new();
+    if old.is_some() {
+        for list in ["podIPs", "hostIPs"].into_iter().filter(|_| sub == Some("status")) {
+            let path = Path::root("status");
+            let path = path.child(list);
+            for (i, entry) in list_at(pod, &format!("status.{list}")).iter().enumerate() {
+                out.extend(ip_warning(path.index(i).child("ip"), str_at(entry, "ip")));
+            }
+        }
+        return out;
+    }
     let complaints = names::dns1123_label(str_at(pod, "metadata.name"));
     if !complaints.is_empty() {
         let text = "metadata.name: this is used in the Pod's hostname, which can result in surprising behavior; a DNS label is recommended";

@@ -6,11 +6,8 @@ use super::validate::Scope;
 use crate::resources::{
     checks,
     field::{ErrorList, Path},
-    names,
     value::{at, bool_at, int_at, list_at, str_at},
 };
-
-const IP_TEXT: &str = "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)";
 
 /// With the host's network a container port is a host port.
 pub(crate) fn host_ports(scope: &Scope<'_>, path: &Path<'_>, errs: &mut ErrorList) {
@@ -55,9 +52,7 @@ pub(crate) fn dns(spec: &Value, path: &Path<'_>, errs: &mut ErrorList) {
         errs.invalid(&servers_path, servers.to_vec(), "must not have more than 3 nameservers");
     }
     for (i, server) in servers.iter().filter_map(Value::as_str).enumerate() {
-        if names::ip(server).is_none() {
-            errs.invalid(&servers_path.index(i), server, IP_TEXT);
-        }
+        checks::legacy_ip(server, &[], &servers_path.index(i), errs);
     }
     searches(config, &path.child("searches"), errs);
     for (i, option) in list_at(config, "options").iter().enumerate() {
@@ -112,10 +107,7 @@ pub(crate) fn host_names(spec: &Value, path: &Path<'_>, errs: &mut ErrorList) {
 pub(crate) fn host_aliases(spec: &Value, root: &Path<'_>, errs: &mut ErrorList) {
     for (i, alias) in list_at(spec, "hostAliases").iter().enumerate() {
         let path = root.index(i);
-        let ip = str_at(alias, "ip");
-        if names::ip(ip).is_none() {
-            errs.invalid(&path.child("ip"), ip, IP_TEXT);
-        }
+        checks::legacy_ip(str_at(alias, "ip"), &[], &path.child("ip"), errs);
         for (j, name) in list_at(alias, "hostnames").iter().filter_map(Value::as_str).enumerate() {
             checks::subdomain(name, &path.child("hostnames").index(j), errs);
         }

@@ -2,7 +2,10 @@
 
 use serde_json::Value;
 
+use common::meta::ip::sloppy_ip;
+
 use crate::resources::{
+    checks,
     field::{ErrorList, Path},
     value::{each, existing, int_at, is_set, list_at, same_at, set, str_at},
 };
@@ -55,8 +58,13 @@ pub(crate) fn validate(new: &Value, old: &Value, errs: &mut ErrorList) {
             no_restart_of_terminated(new, old, list, always, &path, errs);
         }
     }
-    ips(new, "podIPs", "podIP", &path, errs);
-    ips(new, "hostIPs", "hostIP", &path, errs);
+    addresses(new, old, "podIPs", &path, errs);
+    let hosts = list_at(new, "status.hostIPs");
+    if let Some(first) = hosts.first().map(|entry| str_at(entry, "ip")).filter(|ip| *ip != str_at(new, "status.hostIP"))
+    {
+        errs.invalid(&path.child("hostIPs").index(0).child("ip"), first, "must be equal to `hostIP`");
+    }
+    addresses(new, old, "hostIPs", &path, errs);
 }
 
 /// A container that ended in a pod that restarts nothing (or only failures) may not run again.
@@ -88,22 +96,19 @@ fn no_restart_of_terminated(new: &Value, old: &Value, list: &str, always: bool, 
     }
 }
 
-fn ips(pod: &Value, list: &str, single: &str, path: &Path<'_>, errs: &mut ErrorList) {
+/// At most one address of each family; what was stored before stays valid.
+fn addresses(new: &Value, old: &Value, list: &str, path: &Path<'_>, errs: &mut ErrorList) {
     let field = format!("status.{list}");
-    let addresses = list_at(pod, &field);
-    for (i, entry) in addresses.iter().enumerate() {
-        let ip = str_at(entry, "ip");
-        if crate::resources::names::ip(ip).is_none() {
-            errs.invalid(
-                &path.child(list).index(i),
-                ip,
-                "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)",
-            );
-        }
+    let known: Vec<Value> = list_at(old, &field).iter().filter_map(|entry| entry.get("ip").cloned()).collect();
+    let entries = list_at(new, &field);
+    let root = path.child(list);
+    for (i, entry) in entries.iter().enumerate() {
+        checks::legacy_ip(str_at(entry, "ip"), &known, &root.index(i), errs);
     }
-    let first = addresses.first().map(|entry| str_at(entry, "ip")).unwrap_or_default();
-    let single_value = str_at(pod, &format!("status.{single}"));
-    if !addresses.is_empty() && !single_value.is_empty() && first != single_value {
-        errs.invalid(&path.child(list), addresses.to_vec(), format!("must match status.{single}"));
+    let families: Vec<bool> =
+        entries.iter().filter_map(|entry| sloppy_ip(str_at(entry, "ip"))).map(|ip| ip.is_ipv4()).collect();
+    if entries.len() > 2 || (entries.len() == 2 && (families.len() < 2 || families[0] == families[1])) {
+        let shown: Vec<Value> = entries.iter().map(|e| serde_json::json!({"IP": str_at(e, "ip")})).collect();
+        errs.invalid(&root, shown, "may specify no more than one IP for each IP family");
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use common::meta::ip::ip_warning;
 use serde_json::Value;
 
 use crate::resources::{
@@ -79,6 +80,14 @@ pub(crate) fn warnings(pod: &Value, path: &Path<'_>) -> Vec<String> {
         out.push(format!("{path}: must be >= 0; negative values are invalid and will be treated as 1"));
     }
     affinity(spec, &spec_path, &mut out);
+    let servers = spec_path.child("dnsConfig.nameservers");
+    for (i, server) in list_at(spec, "dnsConfig.nameservers").iter().enumerate() {
+        out.extend(ip_warning(servers.index(i), server.as_str().unwrap_or_default()));
+    }
+    let aliases = spec_path.child("hostAliases");
+    for (i, alias) in list_at(spec, "hostAliases").iter().enumerate() {
+        out.extend(ip_warning(aliases.index(i).child("ip"), str_at(alias, "ip")));
+    }
     out
 }
 
@@ -91,7 +100,8 @@ fn each_container(spec: &Value, path: &Path<'_>, mut visit: impl FnMut(&Value, &
     }
 }
 
-fn outdated(label: &str) -> Option<&'static str> {
+/// Why a label of nodes should no longer be used.
+pub(crate) fn outdated(label: &str) -> Option<&'static str> {
     NODE_LABELS.iter().find(|(name, _)| *name == label).map(|(_, text)| *text)
 }
 

@@ -2,10 +2,12 @@
 //!
 //! Order of a write: `alloc::Allocators::allocate_*` comes before `prepare_*` and validation, as validation wants allocated values.
 
+use common::meta::ip::{cidr_warnings, ip_warning};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::{
+    field::Path,
     metadata::NameRule,
     rules::Rules,
     table::{AGE, Column, NAME, Row, age, labels, name, text, wide},
@@ -17,15 +19,19 @@ use super::{
 
 mod validate;
 
-pub(crate) use validate::validate_cluster_ips;
+pub(crate) use validate::{ingress_address, ingress_hostname, known_addresses, validate_cluster_ips};
 
+const SPEC: Path<'static> = Path::root("spec");
 const COLUMNS: &[Column] =
     &[NAME, text("Type"), text("Cluster-IP"), text("External-IP"), text("Port(s)"), AGE, wide("Selector")];
 
 pub(crate) const RULES: &[Rules] = &[Rules {
     resource: "services",
     kind: "Service",
-    warnings: |service, _| service_warnings(service),
+    warnings: |service, _, sub| match sub {
+        Some(_) => balancer_warnings(service),
+        None => service_warnings(service),
+    },
     name: NameRule::Label,
     status: true,
     create_on_update: true,
@@ -51,6 +57,13 @@ pub(crate) const RULES: &[Rules] = &[Rules {
 /// Every type but ExternalName has cluster IPs (headless ones the value `None`).
 pub(crate) fn needs_cluster_ip(service: &Value) -> bool {
     matches!(str_at(service, "spec.type"), "ClusterIP" | "NodePort" | "LoadBalancer")
+}
+
+/// Types with node ports, unless the service wants none.
+fn keeps_node_ports(service: &Value) -> bool {
+    let wants =
+        super::value::at(service, "spec.allocateLoadBalancerNodePorts").and_then(Value::as_bool).unwrap_or(true);
+    str_at(service, "spec.type") == "NodePort" || (str_at(service, "spec.type") == "LoadBalancer" && wants)
 }
 
 /// Types with node ports.
@@ -163,7 +176,7 @@ pub(crate) fn patch_allocated(new: &mut Value, old: &Value) {
             }
         }
     }
-    if needs_node_ports(old) && needs_node_ports(new) {
+    if keeps_node_ports(old) && keeps_node_ports(new) {
         let node_port = |port: &Value| int_at(port, "nodePort").unwrap_or_default();
         let ports_of = |service: &Value| -> Vec<i64> { list_at(service, "spec.ports").iter().map(node_port).collect() };
         let kept = ports_of(new);
@@ -303,16 +316,33 @@ fn service_warnings(service: &Value) -> Vec<String> {
         service["metadata"]["annotations"].get("service.kubernetes.io/topology-aware-hints").is_some(),
         "annotation service.kubernetes.io/topology-aware-hints is deprecated, please use service.kubernetes.io/topology-mode instead",
     );
+    let list = |field: &str| list_at(service, &format!("spec.{field}"));
+    let mut addresses = Vec::new();
+    for (i, ip) in list("clusterIPs").iter().filter(|_| !headless && !external).enumerate() {
+        addresses.extend(ip_warning(SPEC.child("clusterIPs").index(i), ip.as_str().unwrap_or_default()));
+    }
+    addresses.iter().for_each(|text| warn(true, text));
     warn(headless && has("loadBalancerIP"), "spec.loadBalancerIP is ignored for headless services");
     warn(headless && has("externalIPs"), "spec.externalIPs is ignored for headless services");
     warn(
         headless && str_at(service, "spec.sessionAffinity") != "None",
         "spec.SessionAffinity is ignored for headless services",
     );
+    for (i, ip) in list("externalIPs").iter().enumerate() {
+        let text = ip_warning(SPEC.child("externalIPs").index(i), ip.as_str().unwrap_or_default());
+        warn(text.is_some(), text.as_deref().unwrap_or_default());
+    }
     warn(
         has("externalIPs") && !headless && !external,
         "spec.externalIPs is deprecated and may no longer be implemented in some clusters",
     );
+    let text = ip_warning(SPEC.child("loadBalancerIP"), str_at(service, "spec.loadBalancerIP"));
+    warn(text.is_some(), text.as_deref().unwrap_or_default());
+    for (i, range) in list("loadBalancerSourceRanges").iter().enumerate() {
+        let path = SPEC.child("loadBalancerSourceRanges");
+        let texts = cidr_warnings(path.index(i), range.as_str().unwrap_or_default());
+        texts.iter().for_each(|text| warn(true, text));
+    }
     warn(external && has("externalIPs"), "spec.externalIPs is ignored when spec.type is \"ExternalName\"");
     warn(!external && has("externalName"), "spec.externalName is ignored when spec.type is not \"ExternalName\"");
     warn(
@@ -320,6 +350,13 @@ fn service_warnings(service: &Value) -> Vec<String> {
         "spec.trafficDistribution: \"PreferClose\" is deprecated; use \"PreferSameZone\"",
     );
     out
+}
+
+/// Of addresses in a load balancer's status that new objects should not have.
+pub(crate) fn balancer_warnings(obj: &Value) -> Vec<String> {
+    let path = Path::root("status.loadBalancer.ingress");
+    let entries = list_at(obj, "status.loadBalancer.ingress").iter().enumerate();
+    entries.filter_map(|(i, entry)| ip_warning(path.index(i), str_at(entry, "ip"))).collect()
 }
 
 #[cfg(test)]

@@ -1,20 +1,29 @@
 //! Validation of Services.
 
+use common::meta::ip;
 use serde_json::{Value, json};
 
 use super::{externally_accessible, is_headless, needs_cluster_ip, needs_health_check_port};
 use crate::resources::{
     checks,
     field::{ErrorList, Path},
-    metadata, names,
+    metadata,
     value::{at, int_at, is_set, list_at, same_at, str_at, strings_at},
 };
 
 const SPEC: Path<'static> = Path::root("spec");
-const IP_TEXT: &str = "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)";
-const CIDR_TEXT: &str = "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)";
+const TOPOLOGY_MODE: &str = "service.kubernetes.io/topology-mode";
+const TOPOLOGY_HINTS: &str = "service.kubernetes.io/topology-aware-hints";
+const SOURCE_RANGES: &str = "service.beta.kubernetes.io/load-balancer-source-ranges";
 
 pub(super) fn service(obj: &Value, old: Option<&Value>, errs: &mut ErrorList) {
+    let (mode, hints) = (checks::annotation(obj, TOPOLOGY_MODE), checks::annotation(obj, TOPOLOGY_HINTS));
+    if let (Some(mode), Some(hints)) = (mode, hints)
+        && mode != hints
+    {
+        let text = format!("must match annotations[{TOPOLOGY_HINTS}] when both are specified");
+        errs.invalid(&Path::root("metadata.annotations").key(TOPOLOGY_MODE), mode, text);
+    }
     let kind = str_at(obj, "spec.type");
     let headless = is_headless(obj);
     let ports = list_at(obj, "spec.ports");
@@ -37,13 +46,18 @@ pub(super) fn service(obj: &Value, old: Option<&Value>, errs: &mut ErrorList) {
     external_ips(obj, old, errs);
     checks::one_of(kind, &["ClusterIP", "ExternalName", "LoadBalancer", "NodePort"], &SPEC.child("type"), errs);
     port_conflicts(obj, kind, errs);
+    source_ranges(obj, old, kind, errs);
     load_balancer(obj, kind, errs);
     traffic_policies(obj, kind, errs);
 }
 
 fn external_name(obj: &Value, errs: &mut ErrorList) {
-    for field in ["clusterIPs", "ipFamilies", "ipFamilyPolicy"] {
-        if is_set(obj, &format!("spec.{field}")) {
+    for (field, set) in [
+        ("clusterIPs", is_set(obj, "spec.clusterIPs")),
+        ("ipFamilies", is_set(obj, "spec.ipFamilies")),
+        ("ipFamilyPolicy", at(obj, "spec.ipFamilyPolicy").is_some()),
+    ] {
+        if set {
             errs.forbidden(&SPEC.child(field), "may not be set for ExternalName services");
         }
     }
@@ -70,8 +84,7 @@ fn service_port(port: &Value, i: usize, all: &[Value], errs: &mut ErrorList) {
     checks::port(int_at(port, "port").unwrap_or_default(), &path.child("port"), errs);
     checks::one_of(str_at(port, "protocol"), &["SCTP", "TCP", "UDP"], &path.child("protocol"), errs);
     checks::port_or_name(port.get("targetPort"), &path.child("targetPort"), errs);
-    let app = str_at(port, "appProtocol");
-    if !app.is_empty() {
+    if let Some(app) = at(port, "appProtocol").and_then(Value::as_str) {
         checks::qualified(app, &path.child("appProtocol"), errs);
     }
 }
@@ -111,18 +124,11 @@ fn external_ips(obj: &Value, old: Option<&Value>, errs: &mut ErrorList) {
     let path = SPEC.child("externalIPs");
     let known = old.map(|old| list_at(old, "spec.externalIPs")).unwrap_or_default();
     for (i, ip) in list_at(obj, "spec.externalIPs").iter().enumerate() {
-        if known.contains(ip) {
-            continue;
-        }
-        let text = ip.as_str().unwrap_or_default();
-        let path = path.index(i);
-        match names::ip(text) {
-            None => errs.invalid(&path, text, IP_TEXT),
-            Some(ip) if ip.is_unspecified() => errs.invalid(&path, text, format!("may not be unspecified ({text})")),
-            Some(ip) if ip.is_loopback() => {
-                errs.invalid(&path, text, "may not be in the loopback range (127.0.0.0/8, ::1/128)");
-            }
-            Some(_) => {}
+        let (text, path) = (ip.as_str().unwrap_or_default(), path.index(i));
+        let before = errs.0.len();
+        checks::legacy_ip(text, known, &path, errs);
+        if errs.0.len() == before {
+            checks::endpoint_ip(text, &path, errs);
         }
     }
 }
@@ -153,18 +159,36 @@ fn port_conflicts(obj: &Value, kind: &str, errs: &mut ErrorList) {
     }
 }
 
-fn load_balancer(obj: &Value, kind: &str, errs: &mut ErrorList) {
+/// Who may use a load balancer: by the field or, in old objects, by an annotation. What was stored stays valid.
+fn source_ranges(obj: &Value, old: Option<&Value>, kind: &str, errs: &mut ErrorList) {
     let only = "may only be used when `type` is 'LoadBalancer'";
     let ranges = list_at(obj, "spec.loadBalancerSourceRanges");
-    let path = SPEC.child("LoadBalancerSourceRanges");
-    if !ranges.is_empty() && kind != "LoadBalancer" {
-        errs.forbidden(&path, only);
-    }
-    for (i, range) in ranges.iter().filter_map(Value::as_str).map(str::trim).enumerate() {
-        if range.parse::<ipnet::IpNet>().is_err() {
-            errs.invalid(&path.index(i), range, CIDR_TEXT);
+    if !ranges.is_empty() {
+        let path = SPEC.child("LoadBalancerSourceRanges");
+        if kind != "LoadBalancer" {
+            errs.forbidden(&path, only);
+        }
+        let trimmed = |range: &Value| range.as_str().unwrap_or_default().trim().to_owned();
+        let known = old.map(|old| list_at(old, "spec.loadBalancerSourceRanges")).unwrap_or_default();
+        let known: Vec<Value> = known.iter().map(|range| trimmed(range).into()).collect();
+        for (i, range) in ranges.iter().enumerate() {
+            checks::legacy_cidr(&trimmed(range), &known, &path.index(i), errs);
+        }
+    } else if let Some(text) = checks::annotation(obj, SOURCE_RANGES) {
+        let path = Path::root("metadata.annotations");
+        let path = path.key(SOURCE_RANGES);
+        if kind != "LoadBalancer" {
+            errs.forbidden(&path, only);
+        }
+        let changed = old.is_none_or(|old| checks::annotation(old, SOURCE_RANGES) != Some(text));
+        if changed && !text.trim().is_empty() {
+            text.split(',').for_each(|range| checks::legacy_cidr(range.trim(), &[], &path, errs));
         }
     }
+}
+
+fn load_balancer(obj: &Value, kind: &str, errs: &mut ErrorList) {
+    let only = "may only be used when `type` is 'LoadBalancer'";
     let allocate = at(obj, "spec.allocateLoadBalancerNodePorts");
     if allocate.is_some() && kind != "LoadBalancer" {
         errs.forbidden(&SPEC.child("allocateLoadBalancerNodePorts"), only);
@@ -205,10 +229,11 @@ fn traffic_policies(obj: &Value, kind: &str, errs: &mut ErrorList) {
             "may only be set when `type` is 'LoadBalancer' and `externalTrafficPolicy` is 'Local'",
         );
     }
-    let internal = str_at(obj, "spec.internalTrafficPolicy");
     let path = SPEC.child("internalTrafficPolicy");
-    if !internal.is_empty() || matches!(kind, "NodePort" | "LoadBalancer" | "ClusterIP") {
-        checks::one_of(internal, &["Cluster", "Local"], &path, errs);
+    match at(obj, "spec.internalTrafficPolicy").and_then(Value::as_str) {
+        None if matches!(kind, "NodePort" | "LoadBalancer" | "ClusterIP") => errs.required(&path, ""),
+        None | Some("Cluster" | "Local") => {}
+        Some(other) => errs.not_supported(&path, other, &["Cluster", "Local"]),
     }
     if let Some(distribution) = at(obj, "spec.trafficDistribution").and_then(Value::as_str) {
         let supported = ["PreferClose", "PreferSameZone", "PreferSameNode"];
@@ -246,9 +271,10 @@ pub(crate) fn validate_cluster_ips(obj: &Value, old: Option<&Value>, errs: &mut 
             errs.duplicate(&families_path.index(i), text);
         }
     }
-    let policy = str_at(obj, "spec.ipFamilyPolicy");
     let policies = ["PreferDualStack", "RequireDualStack", "SingleStack"];
-    if !policy.is_empty() && !policies.contains(&policy) {
+    if let Some(policy) = at(obj, "spec.ipFamilyPolicy").and_then(Value::as_str)
+        && !policies.contains(&policy)
+    {
         errs.not_supported(&SPEC.child("ipFamilyPolicy"), policy, &policies);
     }
     if well_formed(ips, old, errs) {
@@ -267,9 +293,10 @@ fn well_formed(ips: &[Value], old: Option<&Value>, errs: &mut ErrorList) -> bool
                 good = false;
                 errs.invalid(&path, ips.to_vec(), "'None' must be the first and only value");
             }
-        } else if !known.contains(ip) && names::ip(text).is_none() {
-            good = false;
-            errs.invalid(&path.index(i), text, IP_TEXT);
+        } else {
+            let before = errs.0.len();
+            checks::legacy_ip(text, known, &path.index(i), errs);
+            good &= errs.0.len() == before;
         }
     }
     if ips.len() > 2 {
@@ -297,7 +324,7 @@ fn against_families(ips: &[Value], families: &[Value], headless: bool, errs: &mu
 
 pub(super) fn update(new: &Value, old: &Value, sub: Option<&str>, errs: &mut ErrorList) {
     if sub == Some("status") {
-        balancer_status(new, errs);
+        balancer_status(new, old, errs);
         return;
     }
     let external = |obj: &Value| !needs_cluster_ip(obj);
@@ -350,8 +377,19 @@ fn keep_addresses(new: &Value, old: &Value, errs: &mut ErrorList) {
 fn keep_families(new: &Value, old: &Value, errs: &mut ErrorList) {
     let path = SPEC.child("ipFamilies");
     let (now, before) = (list_at(new, "spec.ipFamilies"), list_at(old, "spec.ipFamilies"));
+    let fixed = "may not change once set";
+    if now.len() == before.len() {
+        for _ in now.iter().zip(before).filter(|(now, before)| now != before) {
+            errs.invalid(&path.index(0), now.to_vec(), fixed);
+        }
+        return;
+    }
+    let ips = list_at(new, "spec.clusterIPs");
+    if before.len() > now.len() && ips.is_empty() {
+        errs.invalid(&path.index(0), now.to_vec(), "primary ipFamily can not be unset");
+    }
     if !now.is_empty() && !before.is_empty() && now.first() != before.first() {
-        errs.invalid(&path.index(0), now.to_vec(), "may not change once set");
+        errs.invalid(&path.index(0), ips.to_vec(), fixed);
     }
     if before.len() > now.len() && now.len() == 1 && str_at(new, "spec.ipFamilyPolicy") != "SingleStack" {
         errs.invalid(
@@ -362,33 +400,49 @@ fn keep_families(new: &Value, old: &Value, errs: &mut ErrorList) {
     }
 }
 
-fn balancer_status(obj: &Value, errs: &mut ErrorList) {
+fn balancer_status(obj: &Value, old: &Value, errs: &mut ErrorList) {
     let root = Path::root("status.loadBalancer.ingress");
     let ingress = list_at(obj, "status.loadBalancer.ingress");
     if !ingress.is_empty() && str_at(obj, "spec.type") != "LoadBalancer" {
         errs.forbidden(&root, "may only be used when `spec.type` is 'LoadBalancer'");
         return;
     }
+    let known = known_addresses(old);
     for (i, entry) in ingress.iter().enumerate() {
         let path = root.index(i);
-        let ip = str_at(entry, "ip");
-        if !ip.is_empty() && names::ip(ip).is_none() {
-            errs.invalid(&path.child("ip"), ip, IP_TEXT);
+        ingress_address(entry, &known, &path, errs);
+        let (ip, mode_path) = (str_at(entry, "ip"), path.child("ipMode"));
+        match at(entry, "ipMode").and_then(Value::as_str) {
+            None if !ip.is_empty() => errs.required(&mode_path, "must be specified when `ip` is set"),
+            None => {}
+            Some(_) if ip.is_empty() => errs.forbidden(&mode_path, "may not be specified when `ip` is not set"),
+            Some("VIP" | "Proxy") => {}
+            Some(mode) => errs.not_supported(&mode_path, mode, &["Proxy", "VIP"]),
         }
-        let mode = str_at(entry, "ipMode");
-        if !ip.is_empty() && mode.is_empty() {
-            errs.required(&path.child("ipMode"), "must be specified when `ip` is set");
-        } else if ip.is_empty() && !mode.is_empty() {
-            errs.forbidden(&path.child("ipMode"), "may not be specified when `ip` is not set");
-        } else if !mode.is_empty() && !matches!(mode, "VIP" | "Proxy") {
-            errs.not_supported(&path.child("ipMode"), mode, &["Proxy", "VIP"]);
-        }
-        let hostname = str_at(entry, "hostname");
-        if !hostname.is_empty() {
-            checks::subdomain(hostname, &path.child("hostname"), errs);
-            if names::ip(hostname).is_some() {
-                errs.invalid(&path.child("hostname"), hostname, "must be a DNS name, not an IP address");
-            }
+        ingress_hostname(entry, &path, errs);
+    }
+}
+
+/// The addresses of a load balancer's status, which may stay as they are.
+pub(crate) fn known_addresses(old: &Value) -> Vec<Value> {
+    list_at(old, "status.loadBalancer.ingress").iter().filter_map(|entry| at(entry, "ip").cloned()).collect()
+}
+
+/// The address of an entry of a load balancer's status.
+pub(crate) fn ingress_address(entry: &Value, known: &[Value], path: &Path<'_>, errs: &mut ErrorList) {
+    let ip = str_at(entry, "ip");
+    if !ip.is_empty() {
+        checks::legacy_ip(ip, known, &path.child("ip"), errs);
+    }
+}
+
+/// The name in an entry of a load balancer's status.
+pub(crate) fn ingress_hostname(entry: &Value, path: &Path<'_>, errs: &mut ErrorList) {
+    let (hostname, path) = (str_at(entry, "hostname"), path.child("hostname"));
+    if !hostname.is_empty() {
+        checks::subdomain(hostname, &path, errs);
+        if ip::sloppy_ip(hostname).is_some() {
+            errs.invalid(&path, hostname, "must be a DNS name, not an IP address");
         }
     }
 }
