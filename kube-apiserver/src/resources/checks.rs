@@ -275,10 +275,9 @@ pub(crate) fn immutable(new: &Value, old: &Value, field: &str, errs: &mut ErrorL
     metadata::immutable(new, old, field, &Path::root(field), errs);
 }
 
-/// A value as upstream shows its internal form in errors: Go's field names, each with the value of a member here.
-pub(crate) fn internal(value: &Value, members: &[(&str, &str)], empty: &Value) -> Value {
-    let shown = |member: &str| at(value, member).unwrap_or(empty).clone();
-    members.iter().map(|(go, member)| ((*go).to_owned(), shown(member))).collect::<serde_json::Map<_, _>>().into()
+/// The fields of a struct as upstream's internal types have them: Go's names, each with a member here or `empty`.
+pub(crate) fn internal<'a>(value: &Value, members: &[(&'a str, &str)], empty: &Value) -> Vec<(&'a str, Value)> {
+    members.iter().map(|(go, member)| (*go, at(value, member).unwrap_or(empty).clone())).collect()
 }
 
 /// The value at a path, for showing in errors.

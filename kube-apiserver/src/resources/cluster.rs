@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::{
     checks,
-    field::{ErrorList, Path},
+    field::{ErrorKind, ErrorList, Path},
     flow, metadata,
     metadata::NameRule,
     names,
@@ -45,6 +45,8 @@ pub(crate) const RULES: &[Rules] = &[
         kind: "Lease",
         create_on_update: true,
         unconditional_update: false,
+        // CoordinatedLeaderElection is off.
+        gated: &[("spec", &["strategy", "preferredHolder"])],
         validate: lease,
         validate_update: |new, _, _, errs| lease(new, errs),
         columns: &[NAME, text("Holder"), AGE],
@@ -56,7 +58,11 @@ pub(crate) const RULES: &[Rules] = &[
         resource: "priorityclasses",
         kind: "PriorityClass",
         namespaced: false,
-        generation: true,
+        prepare_create: |obj, _| {
+            if let Some(meta) = member(obj, "metadata") {
+                set(meta, "generation", 1);
+            }
+        },
         defaults: |obj| set_default(obj, "preemptionPolicy", "PreemptLowerPriority"),
         validate: priority_class,
         validate_update: |new, old, _, errs| {
@@ -81,6 +87,7 @@ pub(crate) const RULES: &[Rules] = &[
         group: "node.k8s.io",
         resource: "runtimeclasses",
         kind: "RuntimeClass",
+        warnings: |obj, _, _| super::warnings::runtime_class(obj),
         namespaced: false,
         create_on_update: true,
         unconditional_update: false,
@@ -182,8 +189,20 @@ fn lease(obj: &Value, errs: &mut ErrorList) {
         errs.invalid(&SPEC.child("leaseDurationSeconds"), seconds, "must be greater than 0");
     }
     checks::non_negative(obj, "spec.leaseTransitions", &SPEC.child("leaseTransitions"), errs);
+    if let Some(strategy) = at(obj, "spec.strategy").and_then(Value::as_str) {
+        lease_strategy(strategy, &SPEC.child("strategy"), errs);
+    }
     if is_set(obj, "spec.preferredHolder") && !is_set(obj, "spec.strategy") {
         errs.forbidden(&SPEC.child("preferredHolder"), "may only be specified if `strategy` is defined");
+    }
+}
+
+/// Upstream names the field twice in the path.
+pub(super) fn lease_strategy(strategy: &str, path: &Path<'_>, errs: &mut ErrorList) {
+    if strategy.contains('/') {
+        checks::qualified(strategy, &path.child("strategy"), errs);
+    } else if strategy != "OldestEmulationVersion" {
+        errs.not_supported(&path.child("strategy"), strategy, &["OldestEmulationVersion"]);
     }
 }
 
@@ -214,10 +233,8 @@ fn priority_class(obj: &Value, errs: &mut ErrorList) {
             format!("maximum allowed value of a user defined priority is {HIGHEST_USER_PRIORITY}"),
         );
     }
-    let policy = str_at(obj, "preemptionPolicy");
-    let supported = ["PreemptLowerPriority", "Never"];
-    if !policy.is_empty() && !supported.contains(&policy) {
-        errs.not_supported(&Path::root("preemptionPolicy"), policy, &supported);
+    if let Some(policy) = at(obj, "preemptionPolicy").and_then(Value::as_str) {
+        checks::one_of(policy, &["PreemptLowerPriority", "Never"], &Path::root("preemptionPolicy"), errs);
     }
 }
 
@@ -238,7 +255,10 @@ fn runtime_class(obj: &Value, errs: &mut ErrorList) {
         |a: &Value, b: &Value| ["key", "operator", "value", "effect"].iter().all(|f| str_at(a, f) == str_at(b, f));
     for (i, toleration) in tolerations.iter().enumerate() {
         if tolerations[..i].iter().any(|other| same(other, toleration)) {
-            errs.duplicate(&root.index(i), toleration.clone());
+            let members = [("Key", "key"), ("Operator", "operator"), ("Value", "value"), ("Effect", "effect")];
+            let mut shown = checks::internal(toleration, &members, &"".into());
+            shown.push(("TolerationSeconds", checks::shown(toleration, "tolerationSeconds")));
+            errs.of_struct(ErrorKind::Duplicate, &root.index(i), &shown, "");
         }
     }
 }

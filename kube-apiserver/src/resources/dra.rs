@@ -53,6 +53,7 @@ pub(crate) const RULES: &[Rules] = &[
     Rules {
         resource: "resourceslices",
         kind: "ResourceSlice",
+        warnings: |obj, _, _| super::warnings::slice(obj),
         namespaced: false,
         generation: true,
         gated: &[("spec", &["devices.*.nodeAllocatableResourceMappings"])],

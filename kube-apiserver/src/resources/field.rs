@@ -111,26 +111,27 @@ pub struct FieldError {
     pub kind: ErrorKind,
     /// The printed path.
     pub field: String,
-    /// The offending value, where the kind shows it.
-    pub bad_value: Option<Value>,
+    /// The offending value as text, where the kind shows it.
+    pub shown: Option<String>,
     /// Why; may be empty.
     pub detail: String,
 }
 
 impl FieldError {
     fn new(kind: ErrorKind, path: &Path<'_>, bad_value: Option<Value>, detail: impl Into<String>) -> FieldError {
-        FieldError { kind, field: path.to_string(), bad_value, detail: detail.into() }
+        let shown = bad_value.map(|value| match value {
+            Value::String(s) => go_quote(&s),
+            other => other.to_string(),
+        });
+        FieldError { kind, field: path.to_string(), shown, detail: detail.into() }
     }
 
     /// The text after the field: what a status cause carries as `message`.
     pub fn body(&self) -> String {
         let mut text = self.kind.text().to_string();
-        if let Some(value) = &self.bad_value {
+        if let Some(value) = &self.shown {
             text.push_str(": ");
-            match value {
-                Value::String(s) => text.push_str(&go_quote(s)),
-                other => text.push_str(&other.to_string()),
-            }
+            text.push_str(value);
         }
         if !self.detail.is_empty() {
             text.push_str(": ");
@@ -208,6 +209,14 @@ impl ErrorList {
     /// A malformed value.
     pub fn invalid(&mut self, path: &Path<'_>, value: impl Into<Value>, detail: impl Into<String>) {
         self.0.push(FieldError::new(ErrorKind::Invalid, path, Some(value.into()), detail));
+    }
+
+    /// Any complaint that shows a struct of upstream's internal types: Go's field names in their order, each with its value.
+    pub fn of_struct(&mut self, kind: ErrorKind, path: &Path<'_>, fields: &[(&str, Value)], detail: impl Into<String>) {
+        let fields: Vec<String> = fields.iter().map(|(name, value)| format!("\"{name}\":{value}")).collect();
+        let mut error = FieldError::new(kind, path, None, detail);
+        error.shown = Some(format!("{{{}}}", fields.join(",")));
+        self.0.push(error);
     }
 
     /// Values that do not fit together: none of them is shown.

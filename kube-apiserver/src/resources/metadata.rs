@@ -28,6 +28,10 @@ pub enum NameRule {
     Label1035,
     /// Anything that fits a URL path segment: RBAC kinds.
     PathSegment,
+    /// The key of a ConfigMap: LeaseCandidates.
+    ConfigKey,
+    /// Whatever the generic rules let pass, or rules that the kind applies itself.
+    Any,
     /// A canonical IP address: IPAddress objects.
     Ip,
 }
@@ -43,7 +47,8 @@ impl NameRule {
             NameRule::Subdomain => names::dns1123_subdomain(&masked(name)),
             NameRule::Label => names::dns1123_label(&masked(name)),
             NameRule::Label1035 => names::dns1035_label(&masked(name)),
-            NameRule::PathSegment => names::path_segment(name, prefix),
+            NameRule::PathSegment | NameRule::Any => names::path_segment(name, prefix),
+            NameRule::ConfigKey => names::config_key(name),
             NameRule::Ip => common::meta::ip::canonical_ip(name),
         }
     }

@@ -21,6 +21,7 @@ pub(crate) mod budget;
 pub(crate) mod certificates;
 mod checks;
 mod cluster;
+mod conditions;
 pub mod core;
 mod discovery;
 mod dra;
@@ -42,6 +43,7 @@ mod storage_kinds;
 mod storage_rules;
 pub mod table;
 mod volume_sources;
+mod warnings;
 
 pub(crate) use value::same;
 

@@ -4,8 +4,8 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::{
-    autoscaler, checks,
-    field::{ErrorList, Path},
+    autoscaler, checks, conditions,
+    field::{ErrorKind, ErrorList, Path},
     rules::Rules,
     table::{AGE, NAME, Row, age, count, name, number, text},
     value::{at, existing, int_at, is_set, list_at, member, set, set_default, str_at},
@@ -28,11 +28,10 @@ pub(crate) const RULES: &[Rules] = &[
                 json!({"currentHealthy": 0, "desiredHealthy": 0, "disruptionsAllowed": 0, "expectedPods": 0}),
             );
         },
-        validate: budget,
-        validate_update: |new, _, sub, errs| {
-            if sub.is_none() {
-                budget(new, errs);
-            }
+        validate: |obj, errs| budget(obj, false, errs),
+        validate_update: |new, old, sub, errs| match sub {
+            None => budget(new, has_bad_selector(old), errs),
+            Some(_) => budget_status(new, errs),
         },
         columns: &[NAME, text("Min Available"), text("Max Unavailable"), number("Allowed Disruptions"), AGE],
         row: budget_row,
@@ -61,11 +60,34 @@ pub(crate) const RULES: &[Rules] = &[
     },
 ];
 
-fn budget(obj: &Value, errs: &mut ErrorList) {
+/// Whether a stored budget has a selector that breaks rules of today.
+fn has_bad_selector(obj: &Value) -> bool {
+    let mut problems = ErrorList::new();
+    if let Some(selector) = at(obj, "spec.selector") {
+        checks::label_selector(selector, &SPEC, &mut problems);
+    }
+    !problems.is_empty()
+}
+
+fn budget_status(obj: &Value, errs: &mut ErrorList) {
+    let path = Path::root("status");
+    conditions::validate(list_at(obj, "status.conditions"), &path.child("conditions"), errs);
+    let counters = ["disruptionsAllowed", "currentHealthy", "desiredHealthy", "expectedPods"];
+    checks::non_negative_all(obj.get("status").unwrap_or(&Value::Null), &counters, &path, errs);
+}
+
+fn budget(obj: &Value, lenient: bool, errs: &mut ErrorList) {
     let spec = at(obj, "spec").unwrap_or(&Value::Null);
     let (min, max) = (at(spec, "minAvailable"), at(spec, "maxUnavailable"));
     if min.is_some() && max.is_some() {
-        errs.invalid(&SPEC, spec.clone(), "minAvailable and maxUnavailable cannot be both set");
+        let members = [
+            ("MinAvailable", "minAvailable"),
+            ("Selector", "selector"),
+            ("MaxUnavailable", "maxUnavailable"),
+            ("UnhealthyPodEvictionPolicy", "unhealthyPodEvictionPolicy"),
+        ];
+        let shown = checks::internal(spec, &members, &Value::Null);
+        errs.of_struct(ErrorKind::Invalid, &SPEC, &shown, "minAvailable and maxUnavailable cannot be both set");
     }
     for (field, value) in [("minAvailable", min), ("maxUnavailable", max)] {
         if let Some(value) = value {
@@ -74,11 +96,12 @@ fn budget(obj: &Value, errs: &mut ErrorList) {
         }
     }
     if let Some(selector) = at(spec, "selector") {
-        checks::label_selector(selector, &SPEC.child("selector"), errs);
+        checks::label_selector_with(selector, lenient, &SPEC.child("selector"), errs);
     }
-    let eviction = str_at(spec, "unhealthyPodEvictionPolicy");
     let supported = ["AlwaysAllow", "IfHealthyBudget"];
-    if !eviction.is_empty() && !supported.contains(&eviction) {
+    if let Some(eviction) = at(spec, "unhealthyPodEvictionPolicy").and_then(Value::as_str)
+        && !supported.contains(&eviction)
+    {
         errs.not_supported(&SPEC.child("unhealthyPodEvictionPolicy"), eviction, &supported);
     }
 }

@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use super::{
     checks,
-    field::{ErrorList, Path},
+    field::{ErrorKind, ErrorList, Path},
     metadata::NameRule,
     names,
     rules::Rules,
@@ -36,8 +36,8 @@ pub(crate) const RULES: &[Rules] = &[
         resource: "clusterroles",
         kind: "ClusterRole",
         namespaced: false,
-        validate: cluster_role,
-        validate_update: |new, _, _, errs| cluster_role(new, errs),
+        validate: |obj, errs| cluster_role(obj, false, errs),
+        validate_update: |new, old, _, errs| cluster_role(new, has_bad_selector(old), errs),
         ..BASE
     },
     Rules {
@@ -102,7 +102,15 @@ fn policy_rules(obj: &Value, namespaced: bool, errs: &mut ErrorList) {
     }
 }
 
-fn cluster_role(obj: &Value, errs: &mut ErrorList) {
+/// Whether a stored role has a selector that breaks rules of today.
+fn has_bad_selector(role: &Value) -> bool {
+    let mut problems = ErrorList::new();
+    let selectors = list_at(role, "aggregationRule.clusterRoleSelectors");
+    selectors.iter().for_each(|selector| checks::label_selector(selector, &Path::root(""), &mut problems));
+    !problems.is_empty()
+}
+
+fn cluster_role(obj: &Value, lenient: bool, errs: &mut ErrorList) {
     policy_rules(obj, false, errs);
     if at(obj, "aggregationRule").is_none() {
         return;
@@ -113,7 +121,12 @@ fn cluster_role(obj: &Value, errs: &mut ErrorList) {
         errs.required(&path, "at least one clusterRoleSelector required if aggregationRule is non-nil");
     }
     for (i, selector) in selectors.iter().enumerate() {
-        checks::label_selector(selector, &path.index(i), errs);
+        checks::label_selector_with(selector, lenient, &path.index(i), errs);
+        let mut problems = ErrorList::new();
+        checks::label_selector(selector, &path, &mut problems);
+        if !problems.is_empty() {
+            errs.invalid(&path.index(i), Value::Null, "invalid label selector.");
+        }
     }
 }
 
@@ -167,7 +180,9 @@ fn subject(subject: &Value, namespaced: bool, path: &Path<'_>, errs: &mut ErrorL
 fn binding_update(new: &Value, old: &Value, namespaced: bool, errs: &mut ErrorList) {
     binding(new, namespaced, errs);
     if !same_at(new, old, "roleRef") {
-        errs.invalid(&Path::root("roleRef"), checks::shown(new, "roleRef"), "cannot change roleRef");
+        let members = [("APIGroup", "apiGroup"), ("Kind", "kind"), ("Name", "name")];
+        let role = checks::internal(&checks::shown(new, "roleRef"), &members, &"".into());
+        errs.of_struct(ErrorKind::Invalid, &Path::root("roleRef"), &role, "cannot change roleRef");
     }
 }
 

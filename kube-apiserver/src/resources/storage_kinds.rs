@@ -17,6 +17,7 @@ pub(crate) const RULES: &[Rules] = &[
     Rules {
         resource: "storageclasses",
         kind: "StorageClass",
+        warnings: |obj, _, _| super::warnings::storage_class(obj),
         defaults: |obj| {
             set_default(obj, "reclaimPolicy", "Delete");
             set_default(obj, "volumeBindingMode", "Immediate");
@@ -37,6 +38,7 @@ pub(crate) const RULES: &[Rules] = &[
     Rules {
         resource: "csidrivers",
         kind: "CSIDriver",
+        warnings: |obj, old, _| super::warnings::driver(obj, old),
         unconditional_update: false,
         defaults: |obj| {
             let Some(spec) = member(obj, "spec") else { return };
@@ -115,6 +117,7 @@ pub(crate) const RULES: &[Rules] = &[
     Rules {
         resource: "csistoragecapacities",
         kind: "CSIStorageCapacity",
+        warnings: |obj, _, _| super::warnings::capacity(obj),
         namespaced: true,
         unconditional_update: false,
         validate: storage_rules::capacity,

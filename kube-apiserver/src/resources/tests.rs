@@ -90,7 +90,10 @@ fn every_kind_survives_upstreams_full_objects() {
     }
 }
 
+mod admission_kinds;
 mod networking;
+mod others;
+mod workloads;
 
 /// The object as a create or update sees it: named, in a namespace where its kind has one.
 fn stored(strategy: &dyn Strategy, mut object: Value) -> Value {

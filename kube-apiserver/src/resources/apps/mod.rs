@@ -9,6 +9,7 @@ use super::{
     value::{
         at, each, existing, int_at, is_set, is_zero, keep_old, member, same_at, set, set_default, set_if_zero, str_at,
     },
+    warnings,
 };
 
 pub(crate) mod table;
@@ -23,7 +24,7 @@ const WORKLOAD: Rules = Rules {
     generation: true,
     status: true,
     gated: gated::TEMPLATE,
-    warnings: |obj, old, _| crate::resources::pod::warnings::template(obj, old, "spec.template"),
+    warnings: |obj, old, _| warnings::named_after(obj, old, "spec.template"),
     ..Rules::GENERIC
 };
 
@@ -55,11 +56,6 @@ pub(crate) const RULES: &[Rules] = &[
             }
         },
         prepare_create: |obj, _| set_status(obj, json!({"replicas": 0})),
-        prepare_update: |new, old, sub, _| {
-            if sub == Some("status") {
-                keep_labels(new, old);
-            }
-        },
         validate: validate::replica_set,
         validate_update: validate::replica_set_update,
         fields: REPLICA_FIELDS,
@@ -71,6 +67,7 @@ pub(crate) const RULES: &[Rules] = &[
     Rules {
         resource: "daemonsets",
         kind: "DaemonSet",
+        warnings: |obj, old, _| super::pod::warnings::template(obj, old, "spec.template"),
         defaults: daemon_set,
         prepare_create: |obj, _| {
             set_template_generation(obj, 1);
@@ -94,6 +91,7 @@ pub(crate) const RULES: &[Rules] = &[
     Rules {
         resource: "statefulsets",
         kind: "StatefulSet",
+        warnings: warnings::stateful_set,
         gated: &[("spec.template.spec", gated::POD_SPEC), ("spec", &["updateStrategy.rollingUpdate.maxUnavailable"])],
         name: super::metadata::NameRule::Label,
         defaults: stateful_set,

@@ -4,35 +4,43 @@ use serde_json::Value;
 
 use crate::resources::{
     checks::{
-        at_most_100_percent, immutable, int_or_percent, label, label_selector, non_negative, non_negative_all,
-        not_above, not_decremented, one_of, percent_or_int, selector_is_empty, selector_matches, shown,
+        at_most_100_percent, immutable, int_or_percent, label, label_selector, label_selector_with, non_negative,
+        non_negative_all, not_above, not_decremented, percent_or_int, selector_is_empty, selector_matches, shown,
     },
-    field::{ErrorList, Path},
+    field::{ErrorKind, ErrorList, Path},
+    metadata, names,
     pod::template,
-    value::{at, int_at, is_set, list_at, map_at, same, set, str_at},
+    value::{at, int_at, is_set, is_zero, list_at, map_at, same, set, str_at, strings_at},
 };
 
 const SPEC: Path<'static> = Path::root("spec");
 const STATUS: Path<'static> = Path::root("status");
 
-/// Selector present, well formed, not empty, and matching the template.
-fn selector(obj: &Value, kind: &str, errs: &mut ErrorList) {
+/// Selector present, well formed and not empty. False when no selector can be made of it: upstream then leaves the template alone.
+fn selector(obj: &Value, kind: &str, unusable: &str, errs: &mut ErrorList) -> bool {
     let path = SPEC.child("selector");
     let Some(selector) = at(obj, "spec.selector") else {
         errs.required(&path, "");
-        return;
+        return true;
     };
     label_selector(selector, &path, errs);
     if selector_is_empty(selector) {
         errs.invalid(&path, selector.clone(), format!("empty selector is invalid for {kind}"));
-    } else {
-        matches_template(obj, selector, errs);
     }
+    let mut problems = ErrorList::new();
+    let requirements = serde_json::json!({"matchExpressions": list_at(selector, "matchExpressions")});
+    label_selector(&requirements, &path, &mut problems);
+    metadata::labels(strings_at(selector, "matchLabels"), &path, &mut problems);
+    if !problems.is_empty() {
+        errs.invalid(&path, selector.clone(), unusable);
+    }
+    problems.is_empty()
 }
 
-fn matches_template(obj: &Value, selector: &Value, errs: &mut ErrorList) {
+/// No selector selects nothing; an empty one is not compared.
+fn matches_template(obj: &Value, errs: &mut ErrorList) {
     let labels = at(obj, "spec.template.metadata.labels").cloned().unwrap_or_else(|| Value::Object(Default::default()));
-    if !selector_matches(selector, &labels) {
+    if !at(obj, "spec.selector").is_some_and(|selector| selector_matches(selector, &labels)) {
         let shown = if labels.as_object().is_some_and(|l| l.is_empty()) { Value::Null } else { labels };
         errs.invalid(&SPEC.child("template.metadata.labels"), shown, "`selector` does not match template `labels`");
     }
@@ -40,8 +48,12 @@ fn matches_template(obj: &Value, selector: &Value, errs: &mut ErrorList) {
 
 /// The template of something that restarts its pods for ever.
 fn always_template(obj: &Value, kind: &str, errs: &mut ErrorList) {
+    template::validate(obj, "spec.template", &SPEC.child("template"), errs);
+    always(obj, kind, errs);
+}
+
+fn always(obj: &Value, kind: &str, errs: &mut ErrorList) {
     let path = SPEC.child("template");
-    template::validate(obj, "spec.template", &path, errs);
     let policy = str_at(obj, "spec.template.spec.restartPolicy");
     if policy != "Always" {
         errs.not_supported(&path.child("spec.restartPolicy"), policy, &["Always"]);
@@ -57,8 +69,10 @@ fn always_template(obj: &Value, kind: &str, errs: &mut ErrorList) {
 pub(crate) fn deployment(obj: &Value, errs: &mut ErrorList) {
     let spec = at(obj, "spec").unwrap_or(&Value::Null);
     non_negative(spec, "replicas", &SPEC.child("replicas"), errs);
-    selector(obj, "deployment", errs);
-    always_template(obj, "ReplicaSet", errs);
+    if selector(obj, "deployment", "invalid label selector", errs) {
+        matches_template(obj, errs);
+        always_template(obj, "ReplicaSet", errs);
+    }
     deployment_strategy(spec, errs);
     non_negative_all(spec, &["minReadySeconds", "revisionHistoryLimit", "progressDeadlineSeconds"], &SPEC, errs);
     let min_ready = int_at(spec, "minReadySeconds").unwrap_or_default();
@@ -90,8 +104,19 @@ fn deployment_strategy(spec: &Value, errs: &mut ErrorList) {
             }
         }
         ("RollingUpdate", None) => errs.required(&rolling_path, "this should be defaulted and never be nil"),
-        _ => errs.not_supported(&path, shown(spec, "strategy"), &["Recreate", "RollingUpdate"]),
+        _ => unknown_strategy(spec, "strategy", &["Recreate", "RollingUpdate"], errs),
     }
+}
+
+/// A strategy that does not exist, shown as upstream's struct.
+fn unknown_strategy(spec: &Value, field: &str, known: &[&str], errs: &mut ErrorList) {
+    let rolling = at(spec, &format!("{field}.rollingUpdate")).map_or(Value::Null, |rolling| {
+        serde_json::json!({"MaxSurge": shown(rolling, "maxSurge"), "MaxUnavailable": shown(rolling, "maxUnavailable")})
+    });
+    let fields = [("Type", str_at(spec, &format!("{field}.type")).into()), ("RollingUpdate", rolling)];
+    let known: Vec<String> = known.iter().map(|name| format!("{name:?}")).collect();
+    let detail = format!("supported values: {}", known.join(", "));
+    errs.of_struct(ErrorKind::NotSupported, &SPEC.child(field), &fields, detail);
 }
 
 fn percentages(rolling: &Value, path: &Path<'_>, errs: &mut ErrorList) {
@@ -104,13 +129,10 @@ fn percentages(rolling: &Value, path: &Path<'_>, errs: &mut ErrorList) {
 
 pub(crate) fn deployment_update(new: &Value, old: &Value, sub: Option<&str>, errs: &mut ErrorList) {
     if sub == Some("status") {
-        replica_status(new, &["updatedReplicas", "readyReplicas", "availableReplicas"], "readyReplicas", errs);
-        non_negative_all(
-            at(new, "status").unwrap_or(&Value::Null),
-            &["observedGeneration", "unavailableReplicas", "terminatingReplicas", "collisionCount"],
-            &STATUS,
-            errs,
-        );
+        let counters = ["updatedReplicas", "readyReplicas", "availableReplicas"];
+        let others = ["unavailableReplicas", "terminatingReplicas", "collisionCount"];
+        non_negative(new, "status.observedGeneration", &STATUS.child("observedGeneration"), errs);
+        replica_status(new, &counters, &others, "readyReplicas", errs);
         not_decremented(new, old, "status.collisionCount", &STATUS.child("collisionCount"), errs);
         return;
     }
@@ -118,10 +140,12 @@ pub(crate) fn deployment_update(new: &Value, old: &Value, sub: Option<&str>, err
     immutable(new, old, "spec.selector", errs);
 }
 
-fn replica_status(obj: &Value, counters: &[&str], ready_name: &str, errs: &mut ErrorList) {
+/// Counters of replicas, which are at most all of them, and `others` that are just not negative.
+fn replica_status(obj: &Value, counters: &[&str], others: &[&str], ready_name: &str, errs: &mut ErrorList) {
     let status = at(obj, "status").unwrap_or(&Value::Null);
     non_negative(status, "replicas", &STATUS.child("replicas"), errs);
     non_negative_all(status, counters, &STATUS, errs);
+    non_negative_all(status, others, &STATUS, errs);
     for counter in counters {
         not_above(status, counter, "replicas", "cannot be greater than status.replicas", &STATUS, errs);
     }
@@ -132,13 +156,16 @@ fn replica_status(obj: &Value, counters: &[&str], ready_name: &str, errs: &mut E
 pub(crate) fn replica_set(obj: &Value, errs: &mut ErrorList) {
     let spec = at(obj, "spec").unwrap_or(&Value::Null);
     non_negative_all(spec, &["replicas", "minReadySeconds"], &SPEC, errs);
-    selector(obj, "deployment", errs);
-    always_template(obj, "ReplicaSet", errs);
+    if selector(obj, "deployment", "invalid label selector", errs) {
+        matches_template(obj, errs);
+        always_template(obj, "ReplicaSet", errs);
+    }
 }
 
 pub(crate) fn replica_set_update(new: &Value, old: &Value, sub: Option<&str>, errs: &mut ErrorList) {
     if sub == Some("status") {
-        replica_status(new, &["fullyLabeledReplicas", "readyReplicas", "availableReplicas"], "readyReplicas", errs);
+        let counters = ["fullyLabeledReplicas", "readyReplicas", "availableReplicas"];
+        replica_status(new, &counters, &["observedGeneration", "terminatingReplicas"], "readyReplicas", errs);
         return;
     }
     replica_set(new, errs);
@@ -146,26 +173,32 @@ pub(crate) fn replica_set_update(new: &Value, old: &Value, sub: Option<&str>, er
 }
 
 pub(crate) fn daemon_set(obj: &Value, errs: &mut ErrorList) {
+    daemon_set_spec(obj, false, errs);
+}
+
+/// `lenient` lets values pass in the selector that no label can have: a stored one has some.
+fn daemon_set_spec(obj: &Value, lenient: bool, errs: &mut ErrorList) {
     let spec = at(obj, "spec").unwrap_or(&Value::Null);
-    match at(spec, "selector") {
-        Some(selector) => {
-            label_selector(selector, &SPEC.child("selector"), errs);
-            matches_template(obj, selector, errs);
-            if selector_is_empty(selector) {
-                errs.invalid(&SPEC.child("selector"), selector.clone(), "empty selector is invalid for daemonset");
-            }
-        }
-        None => errs.required(&SPEC.child("selector"), ""),
+    let before = errs.0.len();
+    if let Some(selector) = at(spec, "selector") {
+        label_selector_with(selector, lenient, &SPEC.child("selector"), errs);
+    }
+    if errs.0.len() == before {
+        matches_template(obj, errs);
+    }
+    if let Some(selector) = at(spec, "selector").filter(|selector| selector_is_empty(selector)) {
+        errs.invalid(&SPEC.child("selector"), selector.clone(), "empty selector is invalid for daemonset");
     }
     always_template(obj, "DaemonSet", errs);
-    non_negative_all(spec, &["minReadySeconds", "revisionHistoryLimit"], &SPEC, errs);
+    non_negative(spec, "minReadySeconds", &SPEC.child("minReadySeconds"), errs);
     let path = SPEC.child("updateStrategy");
     match (str_at(spec, "updateStrategy.type"), at(spec, "updateStrategy.rollingUpdate")) {
         ("OnDelete", _) => {}
         ("RollingUpdate", Some(rolling)) => daemon_rolling(rolling, &path.child("rollingUpdate"), errs),
         ("RollingUpdate", None) => errs.required(&path.child("rollingUpdate"), ""),
-        _ => errs.not_supported(&path, shown(spec, "updateStrategy"), &["RollingUpdate", "OnDelete"]),
+        _ => unknown_strategy(spec, "updateStrategy", &["RollingUpdate", "OnDelete"], errs),
     }
+    non_negative(spec, "revisionHistoryLimit", &SPEC.child("revisionHistoryLimit"), errs);
 }
 
 fn daemon_rolling(rolling: &Value, path: &Path<'_>, errs: &mut ErrorList) {
@@ -205,14 +238,22 @@ pub(crate) fn daemon_set_update(new: &Value, old: &Value, sub: Option<&str>, err
         return;
     }
     immutable(new, old, "spec.selector", errs);
-    daemon_set(new, errs);
+    let has_bad_value = |requirement: &Value| {
+        list_at(requirement, "values")
+            .iter()
+            .filter_map(Value::as_str)
+            .any(|value| !names::label_value(value).is_empty())
+    };
+    let lenient = list_at(old, "spec.selector.matchExpressions").iter().any(has_bad_value);
+    daemon_set_spec(new, lenient, errs);
 }
 
 pub(crate) fn stateful_set(obj: &Value, errs: &mut ErrorList) {
-    stateful_set_spec(obj, true, errs);
+    stateful_set_spec(obj, true, true, errs);
 }
 
-fn stateful_set_spec(obj: &Value, is_new: bool, errs: &mut ErrorList) {
+/// `check_template` is off for sets whose stored spec breaks rules of today.
+fn stateful_set_spec(obj: &Value, is_new: bool, check_template: bool, errs: &mut ErrorList) {
     let spec = at(obj, "spec").unwrap_or(&Value::Null);
     let policy = str_at(spec, "podManagementPolicy");
     match policy {
@@ -223,7 +264,10 @@ fn stateful_set_spec(obj: &Value, is_new: bool, errs: &mut ErrorList) {
     stateful_strategy(spec, errs);
     for name in ["whenDeleted", "whenScaled"] {
         let value = str_at(spec, &format!("persistentVolumeClaimRetentionPolicy.{name}"));
-        one_of(value, &["Retain", "Delete"], &SPEC.child("persistentVolumeClaimRetentionPolicy").child(name), errs);
+        if !matches!(value, "Retain" | "Delete") {
+            let path = SPEC.child("persistentVolumeClaimRetentionPolicy");
+            errs.not_supported(&path.child(name), value, &["Retain", "Delete"]);
+        }
     }
     if is_new {
         let path = SPEC.child("volumeClaimTemplates");
@@ -241,8 +285,13 @@ fn stateful_set_spec(obj: &Value, is_new: bool, errs: &mut ErrorList) {
     if is_new && !service.is_empty() {
         label(service, &SPEC.child("serviceName"), errs);
     }
-    selector(obj, "statefulset", errs);
-    always_template(&with_claim_volumes(obj), "StatefulSet", errs);
+    if selector(obj, "statefulset", "", errs) {
+        matches_template(obj, errs);
+        if check_template {
+            template::validate(&with_claim_volumes(obj), "spec.template", &SPEC.child("template"), errs);
+        }
+    }
+    always(obj, "StatefulSet", errs);
 }
 
 /// The template as its pods will see it: with a volume per claim template, without names that the controller sets.
@@ -306,11 +355,13 @@ const STATEFUL_MUTABLE: [&str; 7] = [
 pub(crate) fn stateful_set_update(new: &Value, old: &Value, sub: Option<&str>, errs: &mut ErrorList) {
     if sub == Some("status") {
         let counters = ["readyReplicas", "currentReplicas", "updatedReplicas", "availableReplicas"];
-        replica_status(new, &counters, "status.readyReplicas", errs);
+        replica_status(new, &counters, &["observedGeneration", "collisionCount"], "status.readyReplicas", errs);
         not_decremented(new, old, "status.collisionCount", &STATUS.child("collisionCount"), errs);
         return;
     }
-    stateful_set_spec(new, false, errs);
+    let mut problems = ErrorList::new();
+    stateful_set_spec(old, false, true, &mut problems);
+    stateful_set_spec(new, false, problems.is_empty(), errs);
     let fixed = |obj: &Value| {
         let mut spec = at(obj, "spec").cloned().unwrap_or_default();
         if let Some(map) = spec.as_object_mut() {
@@ -351,14 +402,18 @@ pub(crate) fn replication_controller(obj: &Value, errs: &mut ErrorList) {
         errs.required(&SPEC.child("template"), "");
         return;
     }
-    let wanted = serde_json::json!({"matchLabels": shown(spec, "selector")});
-    matches_template(obj, &wanted, errs);
+    let labels = at(spec, "template.metadata.labels");
+    if strings_at(spec, "selector").any(|(k, v)| labels.and_then(|l| l.get(k)).and_then(Value::as_str) != Some(v)) {
+        let shown = labels.filter(|labels| !is_zero(labels)).cloned().unwrap_or_default();
+        errs.invalid(&SPEC.child("template.metadata.labels"), shown, "`selector` does not match template `labels`");
+    }
     always_template(obj, "ReplicationController", errs);
 }
 
 pub(crate) fn replication_controller_update(new: &Value, _: &Value, sub: Option<&str>, errs: &mut ErrorList) {
     if sub == Some("status") {
-        replica_status(new, &["fullyLabeledReplicas", "readyReplicas", "availableReplicas"], "readyReplicas", errs);
+        let counters = ["fullyLabeledReplicas", "readyReplicas", "availableReplicas"];
+        replica_status(new, &counters, &["observedGeneration"], "readyReplicas", errs);
     } else {
         replication_controller(new, errs);
     }

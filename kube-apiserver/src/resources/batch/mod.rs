@@ -21,6 +21,7 @@ use super::{
         at, bool_at, each, existing, int_at, is_set, list_at, map_at, member, remove, same, same_at, set, set_default,
         set_if_zero, str_at,
     },
+    warnings,
 };
 
 const SPEC: Path<'static> = Path::root("spec");
@@ -32,7 +33,11 @@ pub(crate) const RULES: &[Rules] = &[
         group: "batch",
         resource: "jobs",
         kind: "Job",
-        warnings: |obj, old, _| super::pod::warnings::template(obj, old, "spec.template"),
+        warnings: |obj, old, sub| {
+            let name = warnings::name_is_a_label(obj).filter(|_| old.is_none());
+            let spec = if sub.is_none() { warnings::job_spec(obj, old, "spec") } else { Vec::new() };
+            name.into_iter().chain(spec).collect()
+        },
         gated: gated::TEMPLATE,
         generation: true,
         status: true,
@@ -63,7 +68,7 @@ pub(crate) const RULES: &[Rules] = &[
         group: "batch",
         resource: "cronjobs",
         kind: "CronJob",
-        warnings: |obj, old, _| super::pod::warnings::template(obj, old, "spec.jobTemplate.spec.template"),
+        warnings: warnings::cron_job,
         gated: &[("spec.jobTemplate.spec.template.spec", gated::POD_SPEC)],
         generation: true,
         status: true,

@@ -53,23 +53,21 @@ pub(crate) const RULES: &[Rules] = &[
     Rules {
         resource: "serviceaccounts",
         kind: "ServiceAccount",
-        prepare_create: |account, _| {
-            for reference in each(account, "secrets") {
-                if let Some(map) = reference.as_object_mut() {
-                    map.retain(|field, _| {
-                        matches!(
-                            field.as_str(),
-                            "name" | "namespace" | "kind" | "apiVersion" | "uid" | "resourceVersion" | "fieldPath"
-                        )
-                    });
-                }
-            }
-        },
+        warnings: |obj, old, _| crate::resources::warnings::service_account(obj, old),
+        prepare_create: |account, _| name_secrets(account),
+        prepare_update: |account, _, _, _| name_secrets(account),
         columns: crate::resources::table::NAME_AGE,
         row: crate::resources::table::name_age,
         ..Rules::GENERIC
     },
 ];
+
+/// References to secrets say their names alone.
+fn name_secrets(account: &mut Value) {
+    for map in each(account, "secrets").filter_map(Value::as_object_mut) {
+        map.retain(|field, _| field == "name");
+    }
+}
 
 fn config_map_row(obj: &Value, now: Timestamp) -> Row {
     let entries = |path: &str| map_at(obj, path).map_or(0, serde_json::Map::len);

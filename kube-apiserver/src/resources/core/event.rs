@@ -6,7 +6,7 @@ use serde_json::Value;
 use crate::resources::{
     checks,
     field::{ErrorList, Path},
-    names,
+    metadata, names,
     rules::{Rules, Selectable},
     table::{Column, NAME, Row, name, since, text, wide},
     value::{at, int_at, is_set, same_at, str_at},
@@ -62,8 +62,8 @@ const EVENT: Rules = Rules {
     resource: "events",
     kind: "Event",
     create_on_update: true,
-    validate: legacy,
-    validate_update: |new, _, _, errs| legacy(new, errs),
+    validate: |event, errs| legacy(event, "reportingComponent", errs),
+    validate_update: |new, _, _, errs| legacy(new, "reportingComponent", errs),
     fields: FIELDS,
     field_labels: CORE_LABELS,
     columns: COLUMNS,
@@ -77,7 +77,7 @@ pub(crate) const RULES: &[Rules] = &[
     Rules {
         group: "events.k8s.io",
         validate: |obj, errs| {
-            legacy(obj, errs);
+            legacy(obj, "reportingController", errs);
             strict(obj, errs);
         },
         validate_update: strict_update,
@@ -85,7 +85,8 @@ pub(crate) const RULES: &[Rules] = &[
     },
 ];
 
-fn legacy(event: &Value, errs: &mut ErrorList) {
+/// `component` is how the version at hand calls the reporter.
+fn legacy(event: &Value, component_field: &str, errs: &mut ErrorList) {
     let namespace = str_at(event, "metadata.namespace");
     let involved = str_at(event, "involvedObject.namespace");
     let path = Path::root("involvedObject.namespace");
@@ -100,7 +101,7 @@ fn legacy(event: &Value, errs: &mut ErrorList) {
             errs.invalid(&path, involved, detail);
         }
         let component = str_at(event, "reportingComponent");
-        let component_path = Path::root("reportingController");
+        let component_path = Path::root(component_field);
         if component.is_empty() {
             errs.required(&component_path, "");
         }
@@ -153,7 +154,7 @@ fn strict(event: &Value, errs: &mut ErrorList) {
 }
 
 fn strict_update(new: &Value, old: &Value, _: Option<&str>, errs: &mut ErrorList) {
-    legacy(new, errs);
+    legacy(new, "reportingController", errs);
     if !same_at(new, old, "series") {
         series(new, errs);
     }
@@ -172,7 +173,8 @@ fn strict_update(new: &Value, old: &Value, _: Option<&str>, errs: &mut ErrorList
         "reportingComponent",
         "reportingInstance",
     ] {
-        checks::immutable(new, old, field, errs);
+        let shown = if field == "reportingComponent" { "reportingController" } else { field };
+        metadata::immutable(new, old, field, &Path::root(shown), errs);
     }
 }
 

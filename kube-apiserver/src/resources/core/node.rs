@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::resources::{
     checks,
-    field::{ErrorList, Path},
+    field::{ErrorKind, ErrorList, Path},
     names, quantity,
     rules::Rules,
     table::{AGE, Column, NAME, Row, age, name, text, wide},
@@ -137,13 +137,10 @@ fn taints(obj: &Value, errs: &mut ErrorList) {
         );
         let same = |other: &&Value| other.get("key") == taint.get("key") && other.get("effect") == taint.get("effect");
         if taints[..i].iter().any(|other| same(&other)) {
-            let mut shown =
-                checks::internal(taint, &[("Key", "key"), ("Value", "value"), ("Effect", "effect")], &"".into());
-            set(&mut shown, "TimeAdded", checks::shown(taint, "timeAdded"));
-            errs.duplicate(&path, shown);
-            if let Some(last) = errs.0.last_mut() {
-                last.detail = "taints must be unique by key and effect pair".to_string();
-            }
+            let members = [("Key", "key"), ("Value", "value"), ("Effect", "effect")];
+            let mut shown = checks::internal(taint, &members, &"".into());
+            shown.push(("TimeAdded", checks::shown(taint, "timeAdded")));
+            errs.of_struct(ErrorKind::Duplicate, &path, &shown, "taints must be unique by key and effect pair");
         }
     }
 }
@@ -160,7 +157,7 @@ fn validate_update(new: &Value, old: &Value, sub: Option<&str>, errs: &mut Error
     for (i, address) in addresses.iter().enumerate() {
         if addresses[..i].contains(address) {
             let shown = checks::internal(address, &[("Type", "type"), ("Address", "address")], &"".into());
-            errs.duplicate(&path.index(i), shown);
+            errs.of_struct(ErrorKind::Duplicate, &path.index(i), &shown, "");
         }
     }
     if is_set(old, "spec.podCIDRs") && !same_at(new, old, "spec.podCIDRs") {

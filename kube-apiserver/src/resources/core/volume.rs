@@ -12,7 +12,7 @@ use crate::resources::{
     rules::Rules,
     table::{AGE, Column, NAME, Row, age, name, text, wide},
     value::{at, existing, is_set, list_at, member, remove, same, same_at, set, set_default, set_if_zero, str_at},
-    volume_sources,
+    volume_sources, warnings,
 };
 
 const MODES: [&str; 4] = ["ReadOnlyMany", "ReadWriteMany", "ReadWriteOnce", "ReadWriteOncePod"];
@@ -21,6 +21,7 @@ pub(crate) const RULES: &[Rules] = &[
     Rules {
         resource: "persistentvolumes",
         kind: "PersistentVolume",
+        warnings: |obj, _, sub| if sub.is_none() { warnings::volume(obj) } else { Vec::new() },
         namespaced: false,
         status: true,
         defaults: volume_defaults,
@@ -49,6 +50,7 @@ pub(crate) const RULES: &[Rules] = &[
     Rules {
         resource: "persistentvolumeclaims",
         kind: "PersistentVolumeClaim",
+        warnings: |obj, _, sub| if sub.is_none() { warnings::claim(obj) } else { Vec::new() },
         status: true,
         defaults: claim_defaults,
         prepare_create: |obj, _| {

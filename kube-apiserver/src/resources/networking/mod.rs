@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::{
     checks,
-    field::{ErrorList, Path},
+    field::{ErrorKind, ErrorList, Path},
     metadata::{self, NameRule},
     names,
     rules::Rules,
@@ -113,7 +113,7 @@ pub(crate) const RULES: &[Rules] = &[
                 let members =
                     [("Group", "group"), ("Resource", "resource"), ("Namespace", "namespace"), ("Name", "name")];
                 let shown = checks::internal(&parent, &members, &"".into());
-                errs.invalid(&SPEC.child("parentRef"), shown, "field is immutable");
+                errs.of_struct(ErrorKind::Invalid, &SPEC.child("parentRef"), &shown, "field is immutable");
             }
         },
         fields: &[("spec.parentRef", |obj| {

@@ -1,12 +1,12 @@
 //! Validation of Services.
 
 use common::meta::ip;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::{externally_accessible, is_headless, needs_cluster_ip, needs_health_check_port};
 use crate::resources::{
     checks,
-    field::{ErrorList, Path},
+    field::{ErrorKind, ErrorList, Path},
     metadata,
     value::{at, int_at, is_set, list_at, same_at, str_at, strings_at},
 };
@@ -153,8 +153,15 @@ fn port_conflicts(obj: &Value, kind: &str, errs: &mut ErrorList) {
     for (i, port) in ports.iter().enumerate() {
         let number = int_at(port, "port").unwrap_or_default();
         if ports[..i].iter().any(|o| int_at(o, "port") == Some(number) && protocol(o) == protocol(port)) {
-            let shown = json!({"Name": "", "Protocol": protocol(port), "AppProtocol": null, "Port": number, "TargetPort": 0, "NodePort": 0});
-            errs.duplicate(&root.index(i), shown);
+            let shown = [
+                ("Name", "".into()),
+                ("Protocol", protocol(port).into()),
+                ("AppProtocol", Value::Null),
+                ("Port", number.into()),
+                ("TargetPort", 0.into()),
+                ("NodePort", 0.into()),
+            ];
+            errs.of_struct(ErrorKind::Duplicate, &root.index(i), &shown, "");
         }
     }
 }

@@ -360,7 +360,7 @@ fn service_cidrs_and_addresses() {
     assert_eq!(
         errors,
         [
-            "spec.parentRef: Invalid value: {\"Group\":\"\",\"Name\":\"t\",\"Namespace\":\"d\",\"Resource\":\"services\"}: field is immutable"
+            "spec.parentRef: Invalid value: {\"Group\":\"\",\"Resource\":\"services\",\"Namespace\":\"d\",\"Name\":\"t\"}: field is immutable"
         ]
     );
 }
@@ -393,7 +393,7 @@ fn nodes_and_namespaces() {
                 "/spec/taints",
                 json!([{"key": "a", "effect": "NoSchedule"}, {"key": "a", "effect": "NoSchedule"}]),
                 &[
-                    "metadata.taints[1]: Duplicate value: {\"Effect\":\"NoSchedule\",\"Key\":\"a\",\"TimeAdded\":null,\"Value\":\"\"}: taints must be unique by key and effect pair",
+                    "metadata.taints[1]: Duplicate value: {\"Key\":\"a\",\"Value\":\"\",\"Effect\":\"NoSchedule\",\"TimeAdded\":null}: taints must be unique by key and effect pair",
                 ],
             ),
         ],

@@ -4,26 +4,29 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::{
-    checks,
-    field::{ErrorList, Path},
     rules::Rules,
     table::{AGE, NAME, Row, age, name, number, text},
-    value::{at, each, existing, int_at, is_set, list_at, set_default, str_at},
+    value::{at, each, existing, list_at, set_default, str_at},
 };
+
+mod matching;
+mod policies;
+mod webhooks;
 
 const BASE: Rules = Rules {
     group: "admissionregistration.k8s.io",
     namespaced: false,
     generation: true,
     unconditional_update: false,
+    warnings: |obj, _, _| static_suffix(obj),
     ..Rules::GENERIC
 };
 
 const WEBHOOK: Rules = Rules {
     columns: &[NAME, number("Webhooks"), AGE],
     row: |obj, now| vec![name(obj), list_at(obj, "webhooks").len().into(), age(obj, now)],
-    validate: webhooks,
-    validate_update: |new, _, _, errs| webhooks(new, errs),
+    validate: |obj, errs| webhooks::validate(obj, None, errs),
+    validate_update: |new, old, _, errs| webhooks::validate(new, Some(old), errs),
     ..BASE
 };
 
@@ -44,6 +47,16 @@ pub(crate) const RULES: &[Rules] = &[
         resource: "validatingadmissionpolicies",
         kind: "ValidatingAdmissionPolicy",
         status: true,
+        prepare_update: |new, old, sub, _| {
+            if sub.is_some() {
+                super::metadata::keep_for_status(new, old);
+            }
+        },
+        validate: |obj, errs| policies::validating(obj, None, errs),
+        validate_update: |new, old, sub, errs| match sub {
+            None => policies::validating(new, Some(old), errs),
+            Some(_) => policies::status(new, errs),
+        },
         defaults: policy_defaults,
         columns: &[NAME, number("Validations"), text("ParamKind"), AGE],
         row: |obj, now| policy_row(obj, "spec.validations", now),
@@ -52,6 +65,8 @@ pub(crate) const RULES: &[Rules] = &[
     Rules {
         resource: "mutatingadmissionpolicies",
         kind: "MutatingAdmissionPolicy",
+        validate: |obj, errs| policies::mutating(obj, None, errs),
+        validate_update: |new, old, _, errs| policies::mutating(new, Some(old), errs),
         defaults: policy_defaults,
         columns: &[NAME, number("Mutations"), text("ParamKind"), AGE],
         row: |obj, now| policy_row(obj, "spec.mutations", now),
@@ -60,6 +75,8 @@ pub(crate) const RULES: &[Rules] = &[
     Rules {
         resource: "validatingadmissionpolicybindings",
         kind: "ValidatingAdmissionPolicyBinding",
+        validate: |obj, errs| policies::binding(obj, false, errs),
+        validate_update: |new, _, _, errs| policies::binding(new, false, errs),
         defaults: binding_defaults,
         columns: &[NAME, text("PolicyName"), text("ParamRef"), AGE],
         row: binding_row,
@@ -68,12 +85,23 @@ pub(crate) const RULES: &[Rules] = &[
     Rules {
         resource: "mutatingadmissionpolicybindings",
         kind: "MutatingAdmissionPolicyBinding",
+        validate: |obj, errs| policies::binding(obj, true, errs),
+        validate_update: |new, _, _, errs| policies::binding(new, true, errs),
         defaults: binding_defaults,
         columns: &[NAME, text("PolicyName"), text("ParamRef"), AGE],
         row: binding_row,
         ..BASE
     },
 ];
+
+/// Names that manifests on disk will have one day (ManifestBasedAdmissionControlConfig).
+fn static_suffix(obj: &Value) -> Vec<String> {
+    const SUFFIX: &str = ".static.k8s.io";
+    let text = format!(
+        "metadata.name: names ending with {SUFFIX:?} are reserved for static manifest-based configurations and cannot be managed via the API"
+    );
+    if str_at(obj, "metadata.name").ends_with(SUFFIX) { vec![text] } else { Vec::new() }
+}
 
 fn selectors(holder: &mut Value) {
     set_default(holder, "matchPolicy", "Equivalent");
@@ -114,79 +142,6 @@ fn match_defaults(constraints: &mut Value) {
     selectors(constraints);
     for list in ["resourceRules", "excludeResourceRules"] {
         each(constraints, list).for_each(|rule| set_default(rule, "scope", "*"));
-    }
-}
-
-fn webhooks(obj: &Value, errs: &mut ErrorList) {
-    let root = Path::root("webhooks");
-    let webhooks = list_at(obj, "webhooks");
-    for (i, webhook) in webhooks.iter().enumerate() {
-        let path = root.index(i);
-        let name = str_at(webhook, "name");
-        if name.is_empty() {
-            errs.required(&path.child("name"), "");
-        } else {
-            let before = errs.0.len();
-            checks::subdomain(name, &path.child("name"), errs);
-            if errs.0.len() == before && name.split('.').count() < 3 {
-                errs.invalid(
-                    &path.child("name"),
-                    name,
-                    "should be a domain with at least three segments separated by dots",
-                );
-            }
-        }
-        if webhooks[..i].iter().any(|other| str_at(other, "name") == name) {
-            errs.duplicate(&path.child("name"), name);
-        }
-        let effects = str_at(webhook, "sideEffects");
-        let supported = ["None", "NoneOnDryRun"];
-        if effects.is_empty() {
-            errs.required(&path.child("sideEffects"), "must specify one of None, NoneOnDryRun");
-        } else if !supported.contains(&effects) {
-            errs.not_supported(&path.child("sideEffects"), effects, &supported);
-        }
-        if !is_set(webhook, "admissionReviewVersions") {
-            errs.required(&path.child("admissionReviewVersions"), "must specify one of v1, v1beta1");
-        }
-        let policy = str_at(webhook, "failurePolicy");
-        if !matches!(policy, "Fail" | "Ignore") {
-            errs.not_supported(&path.child("failurePolicy"), policy, &["Fail", "Ignore"]);
-        }
-        if let Some(seconds) = int_at(webhook, "timeoutSeconds").filter(|s| !(1..=30).contains(s)) {
-            errs.invalid(&path.child("timeoutSeconds"), seconds, "the timeout value must be between 1 and 30 seconds");
-        }
-        for selector in ["namespaceSelector", "objectSelector"] {
-            if let Some(value) = at(webhook, selector) {
-                checks::label_selector(value, &path.child(selector), errs);
-            }
-        }
-        client_config(webhook, &path.child("clientConfig"), errs);
-    }
-}
-
-fn client_config(webhook: &Value, path: &Path<'_>, errs: &mut ErrorList) {
-    let url = str_at(webhook, "clientConfig.url");
-    match (url, at(webhook, "clientConfig.service")) {
-        ("", None) => errs.required(path, "exactly one of url or service is required"),
-        ("", Some(service)) => {
-            for field in ["name", "namespace"] {
-                if str_at(service, field).is_empty() {
-                    errs.required(&path.child("service").child(field), format!("service {field} is required"));
-                }
-            }
-            checks::port(int_at(service, "port").unwrap_or(443), &path.child("service.port"), errs);
-        }
-        (_, Some(_)) => errs.required(path, "exactly one of url or service is required"),
-        (url, None) if !url.starts_with("https://") => {
-            let scheme = url.split_once("://").map_or("", |(scheme, _)| scheme);
-            errs.invalid(
-                &path.child("url"),
-                scheme,
-                "'https' is the only allowed URL scheme; desired format: https://host[/path]",
-            );
-        }
-        (_, None) => {}
     }
 }
 
