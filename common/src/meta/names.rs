@@ -2,6 +2,9 @@
 //!
 //! Lengths are in "characters" or "bytes" exactly where upstream says so.
 
+/// A rule for names: its complaints about one.
+pub type Rule = fn(&str) -> Vec<String>;
+
 const LABEL_1123: &str = "[a-z0-9]([-a-z0-9]*[a-z0-9])?";
 const KEY: &str = "([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]";
 const KEY_TEXT: &str =

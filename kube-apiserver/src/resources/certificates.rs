@@ -321,7 +321,7 @@ pub(super) fn signer_name(name: &str, path: &Path<'_>, errs: &mut ErrorList) {
 }
 
 /// Complains about the first label that breaks the rule.
-fn signer_part(part: &str, rule: fn(&str) -> Vec<String>, path: &Path<'_>, errs: &mut ErrorList) {
+fn signer_part(part: &str, rule: names::Rule, path: &Path<'_>, errs: &mut ErrorList) {
     let bad = part.split('.').map(|label| (label, rule(label))).find(|(_, texts)| !texts.is_empty());
     for (label, text) in bad.into_iter().flat_map(|(label, texts)| texts.into_iter().map(move |text| (label, text))) {
         errs.invalid(path, part, format!("validating label {label:?}: {text}"));

@@ -148,8 +148,7 @@ fn address(address: &str, kind: &str, list: &Path<'_>, index: usize, errs: &mut 
 }
 
 fn hints(endpoint: &Value, path: &Path<'_>, errs: &mut ErrorList) {
-    let rules: [(&str, fn(&str) -> Vec<String>); 2] =
-        [("forZones", names::label_value), ("forNodes", names::dns1123_subdomain)];
+    let rules: [(&str, names::Rule); 2] = [("forZones", names::label_value), ("forNodes", names::dns1123_subdomain)];
     for (list, rule) in rules {
         let root = path.child(list);
         let hints = list_at(endpoint, &format!("hints.{list}"));

@@ -202,7 +202,7 @@ fn config_source(source: &Value, in_status: bool, path: &Path<'_>, errs: &mut Er
             _ => {}
         }
     }
-    let rules: [(&str, fn(&str) -> Vec<String>); 3] = [
+    let rules: [(&str, names::Rule); 3] = [
         ("namespace", names::dns1123_label),
         ("name", names::dns1123_subdomain),
         ("kubeletConfigKey", names::config_key),
