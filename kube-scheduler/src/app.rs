@@ -16,6 +16,7 @@ use crate::cycle::Scheduler;
 use crate::cycle::api::{ApiOutlet, slim};
 use crate::cycle::decide::Decider;
 use crate::cycle::listers::InformerListers;
+use crate::framework::events::Resource;
 use crate::framework::profiles::Profiles;
 use crate::metrics;
 use crate::options::{Config, Options};
@@ -23,6 +24,7 @@ use crate::plugins::registry::{self, Services};
 use crate::queue::SchedulingQueue;
 use crate::queue::backoff::Backoff;
 use crate::queue::clock::SystemClock;
+use crate::storage::Storage;
 
 /// The secure port's default.
 const PORT: u16 = 10259;
@@ -48,13 +50,6 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> anyhow::Resul
     let plane = ControlPlane::connect("kube-scheduler", &config.client, &config.leader_election).await?;
     let client = plane.client.clone();
     let others = Factory::new(client.clone());
-    let services = Services {
-        client: Some(client.clone()),
-        listers: Arc::new(InformerListers::new(&others)),
-        recorder: Some(EventsV1Recorder::new(client.clone(), "default-scheduler", "default-scheduler")),
-        activate: Arc::default(),
-    };
-    let profiles = build_profiles(&config, &services)?;
     let factory = Factory::new(client.clone());
     let pods = factory.informer_with::<Pod>(InformerOptions {
         field_selector: Some(UNFINISHED.into()),
@@ -62,6 +57,17 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> anyhow::Resul
         ..InformerOptions::default()
     });
     let nodes = factory.informer::<Node>();
+    let storage = Arc::new(Storage::new(&others));
+    let services = Services {
+        client: Some(client.clone()),
+        listers: Arc::new(InformerListers::new(&others)),
+        storage: storage.clone(),
+        nodes: Some(nodes.clone()),
+        pods: Some(pods.clone()),
+        recorder: Some(EventsV1Recorder::new(client.clone(), "default-scheduler", "default-scheduler")),
+        activate: Arc::default(),
+    };
+    let profiles = build_profiles(&config, &services)?;
     let names: Vec<_> = profiles.iter().map(|profile| profile.name.clone()).collect();
     let outlet = Arc::new(ApiOutlet::new(client, pods.clone(), &names));
     let scheduler = Arc::new(assemble(&config, &options, profiles, outlet));
@@ -72,6 +78,7 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> anyhow::Resul
         }
     }));
     observe(&scheduler, &nodes, &pods);
+    observe_storage(&scheduler, &storage);
 
     register_checks(&plane.health, &nodes, &pods);
     let component = serde_json::to_value(&config.component)?;
@@ -121,6 +128,24 @@ fn observe(scheduler: &Arc<Scheduler>, nodes: &Arc<Informer<Node>>, pods: &Arc<I
     nodes.on_event(move |event| this.on_node(event));
     let this = scheduler.clone();
     pods.on_event(move |event| this.on_pod(event));
+}
+
+/// Tells the queue of storage objects, by upstream's labels.
+fn observe_storage(scheduler: &Arc<Scheduler>, storage: &Storage) {
+    macro_rules! tell {
+        ($informer:expr, $resource:ident, $label:literal) => {
+            let this = scheduler.clone();
+            let labels = [concat!($label, "Add"), concat!($label, "Update"), concat!($label, "Delete")];
+            $informer.on_event(move |event| this.on_object(Resource::$resource, labels, event));
+        };
+    }
+    tell!(storage.claims.informer, PersistentVolumeClaim, "PersistentVolumeClaim");
+    tell!(storage.volumes.informer, PersistentVolume, "PersistentVolume");
+    tell!(storage.classes, StorageClass, "storage.k8s.io/StorageClass");
+    tell!(storage.csi_nodes, CsiNode, "storage.k8s.io/CSINode");
+    tell!(storage.csi_drivers, CsiDriver, "storage.k8s.io/CSIDriver");
+    tell!(storage.capacities, CsiStorageCapacity, "storage.k8s.io/CSIStorageCapacity");
+    tell!(storage.attachments, VolumeAttachment, "storage.k8s.io/VolumeAttachment");
 }
 
 /// Upstream's check for "every node and pod of the first lists was seen".

@@ -13,6 +13,7 @@ pub mod options;
 pub mod plugins;
 pub mod preemption;
 pub mod queue;
+pub mod storage;
 #[cfg(test)]
 pub(crate) mod testing;
 

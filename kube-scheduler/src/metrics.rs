@@ -133,6 +133,11 @@ pub static PERMIT_WAIT: LazyLock<HistogramVec> = LazyLock::new(|| {
     register(HistogramVec::new(options("permit_wait_duration_seconds", help, 0.001, 2.0, 15), &["result"]))
 });
 
+/// Failures of volume scheduling by stage.
+pub static VOLUME_ERRORS: LazyLock<IntCounterVec> = LazyLock::new(|| {
+    counters("volume_scheduling_stage_error_total", "Volume scheduling stage error count", &["operation"])
+});
+
 /// Makes every metric appear from the start, as upstream's do.
 pub fn register_all() {
     for queue in ["active", "backoff", "unschedulable", "gated"] {
@@ -154,6 +159,7 @@ pub fn register_all() {
     LazyLock::force(&PREEMPTION_ATTEMPTS);
     LazyLock::force(&PREEMPTION_VICTIMS);
     LazyLock::force(&PERMIT_WAIT);
+    LazyLock::force(&VOLUME_ERRORS);
     GOROUTINES.with_label_values(&["binding"]).set(0);
 }
 

@@ -3,7 +3,8 @@
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim, Pod};
+use k8s_openapi::api::storage::v1::StorageClass;
 use serde_json::{Value, json};
 
 use crate::cache::Cache;
@@ -131,6 +132,14 @@ impl PodBuilder {
         self.0["spec"]["nodeSelector"] = json!({key: value});
         self
     }
+    pub fn claim(mut self, name: &str) -> Self {
+        let volume = json!({"name": name, "persistentVolumeClaim": {"claimName": name}});
+        match self.0["spec"]["volumes"].as_array_mut() {
+            Some(list) => list.push(volume),
+            None => self.0["spec"]["volumes"] = json!([volume]),
+        }
+        self
+    }
     pub fn node_affinity(mut self, affinity: Value) -> Self {
         self.0["spec"]["affinity"]["nodeAffinity"] = affinity;
         self
@@ -147,6 +156,27 @@ impl PodBuilder {
 /// The scheduler's form of a pod.
 pub fn pod_info(builder: &PodBuilder) -> Arc<PodInfo> {
     Arc::new(PodInfo::new(&builder.build(), &INTERNER))
+}
+
+/// A claim of the default namespace; bound for good when its spec names a volume.
+pub fn claim(name: &str, spec: Value, annotations: Value) -> PersistentVolumeClaim {
+    let mut claim = json!({"metadata": {"name": name, "namespace": "default", "uid": name, "resourceVersion": "1",
+                                        "annotations": annotations}, "spec": spec});
+    if claim["spec"]["volumeName"].is_string() {
+        claim["metadata"]["annotations"]["pv.kubernetes.io/bind-completed"] = json!("yes");
+    }
+    serde_json::from_value(claim).unwrap()
+}
+
+/// An available volume.
+pub fn volume(name: &str, labels: Value, spec: Value) -> PersistentVolume {
+    let meta = json!({"name": name, "uid": name, "resourceVersion": "1", "labels": labels});
+    serde_json::from_value(json!({"metadata": meta, "spec": spec, "status": {"phase": "Available"}})).unwrap()
+}
+
+pub fn storage_class(name: &str, mode: &str, provisioner: &str) -> StorageClass {
+    let class = json!({"metadata": {"name": name}, "provisioner": provisioner, "volumeBindingMode": mode});
+    serde_json::from_value(class).unwrap()
 }
 
 /// A cluster to ask plugins about; slots follow the order given.

@@ -73,6 +73,8 @@ pub struct Snapshot {
     pub with_affinity: BitSet,
     /// Slots with pods that have required anti-affinity terms.
     pub with_anti_affinity: BitSet,
+    /// Slots with pods that use claims.
+    pub with_claims: BitSet,
     version: u64,
     journal: VecDeque<(u64, u32, Change)>,
 }
@@ -196,6 +198,7 @@ impl Snapshot {
         self.with_affinity.set(slot, any);
         let anti = any && usage.pods.iter().any(|pod| !pod.template.affinity.required_anti.is_empty());
         self.with_anti_affinity.set(slot, anti);
+        self.with_claims.set(slot, usage.pods.iter().any(|pod| !pod.template.volumes.claims.is_empty()));
         self.note(slot, Change::Pods);
     }
 

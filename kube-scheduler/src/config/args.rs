@@ -170,3 +170,20 @@ impl Default for DefaultPreemptionArgs {
         Self { min_candidate_nodes_percentage: 10, min_candidate_nodes_absolute: 100 }
     }
 }
+
+/// VolumeBindingArgs
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct VolumeBindingArgs {
+    /// How long a pod waits for its volumes once its node is chosen.
+    pub bind_timeout_seconds: i64,
+    /// Scores by capacity: behind the gate StorageCapacityScoring, which is off.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub shape: Option<Vec<UtilizationShapePoint>>,
+}
+
+impl Default for VolumeBindingArgs {
+    fn default() -> Self {
+        Self { bind_timeout_seconds: 600, shape: None }
+    }
+}

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::args::{
     BalancedAllocationArgs, DefaultPreemptionArgs, FitArgs, InterPodAffinityArgs, NodeAffinityArgs,
-    PodTopologySpreadArgs, ResourceSpec, ScoringStrategyType, UtilizationShapePoint,
+    PodTopologySpreadArgs, ResourceSpec, ScoringStrategyType, UtilizationShapePoint, VolumeBindingArgs,
 };
 use super::types::{KubeSchedulerConfiguration, KubeSchedulerProfile, PluginConfig};
 
@@ -156,6 +156,7 @@ fn validate_args(path: &str, config: &PluginConfig, errors: &mut Vec<String>) {
             bad.then(|| invalid(&path, &weight, "not in valid range [0, 100]")).into_iter().collect()
         }),
         "PodTopologySpread" => decode_args(config).map(|args| spread(path, &args)),
+        "VolumeBinding" => decode_args(config).map(|args| volume_binding(path, &args)),
         "DefaultPreemption" => decode_args(config).map(|args| preemption(path, &args)),
         _ => return,
     };
@@ -189,6 +190,19 @@ fn fit(path: &str, mut args: FitArgs) -> Vec<String> {
             errors.push(format!("{ratio}: Forbidden: must be nil when type is not RequestedToCapacityRatio"));
         }
         (_, None) => {}
+    }
+    errors
+}
+
+fn volume_binding(path: &str, args: &VolumeBindingArgs) -> Vec<String> {
+    let mut errors = Vec::new();
+    if args.bind_timeout_seconds < 0 {
+        let detail = "invalid BindTimeoutSeconds, should not be a negative value";
+        errors.push(invalid(&format!("{path}.bindTimeoutSeconds"), &args.bind_timeout_seconds, detail));
+    }
+    if args.shape.is_some() {
+        let detail = "unexpected field `shape`, remove it or turn on the feature gate StorageCapacityScoring";
+        errors.push(invalid(&format!("{path}.shape"), &args.shape, detail));
     }
     errors
 }

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use common::informer::Event;
+use common::informer::{Event, Object};
 use k8s_openapi::api::core::v1::{Node, Pod};
 
 use super::{Scheduler, freed};
-use crate::framework::events::{ClusterEvent, Objects, Resource, action, node_changes, pod_changes};
+use crate::framework::events::{AnyObject, ClusterEvent, Objects, Resource, action, node_changes, pod_changes};
 use crate::framework::pod::PodInfo;
 use crate::metrics;
 
@@ -47,6 +47,19 @@ impl Scheduler {
     fn tell_node(&self, action: u32, label: &'static str, old: Option<Arc<Node>>, new: Option<Arc<Node>>) {
         let event = ClusterEvent { resource: Resource::Node, action, label, objects: Objects::Node(old, new) };
         self.queue.on_event(&event, |_| true);
+    }
+
+    /// An object of another kind came, changed or went. `labels` are upstream's for the three events.
+    pub fn on_object<K: Object>(&self, resource: Resource, labels: [&'static str; 3], event: &Event<K>) {
+        let any = |object: &Arc<K>| -> AnyObject { object.clone() };
+        let (action, label, old, new) = match event {
+            Event::Added(new) => (action::ADD, labels[0], None, Some(any(new))),
+            Event::Updated { old, new } => (action::UPDATE, labels[1], Some(any(old)), Some(any(new))),
+            Event::Deleted(old) => (action::DELETE, labels[2], Some(any(old)), None),
+        };
+        let started = Instant::now();
+        self.queue.on_event(&ClusterEvent { resource, action, label, objects: Objects::Other(old, new) }, |_| true);
+        observe(label, started);
     }
 
     /// A pod came, changed or went.

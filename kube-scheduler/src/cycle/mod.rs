@@ -27,6 +27,7 @@ use crate::cache::Cache;
 use crate::cache::snapshot::Snapshot;
 use crate::framework::diagnosis::Diagnosis;
 use crate::framework::events::{ClusterEvent, Objects, Resource, action};
+use crate::framework::plugin::CycleContext;
 use crate::framework::pod::PodInfo;
 use crate::framework::profile::Profile;
 use crate::framework::profiles::Profiles;
@@ -109,19 +110,20 @@ impl Scheduler {
         }
         self.cache.update_snapshot(snapshot);
         let decision = decider.decide(&profile, snapshot, &queued.pod, &self.queue.nominator);
-        let failed = match decision.and_then(|decision| self.commit(&profile, queued.clone(), &decision, started)) {
-            Ok(binding) => {
-                let this = self.clone();
-                runtime.spawn(async move {
-                    metrics::GOROUTINES.with_label_values(&["binding"]).inc();
-                    this.bind(binding).await;
-                    metrics::GOROUTINES.with_label_values(&["binding"]).dec();
-                    drop(permit);
-                });
-                return;
-            }
-            Err(failure) => failure,
-        };
+        let failed =
+            match decision.and_then(|decision| self.commit(&profile, queued.clone(), &decision, snapshot, started)) {
+                Ok(binding) => {
+                    let this = self.clone();
+                    runtime.spawn(async move {
+                        metrics::GOROUTINES.with_label_values(&["binding"]).inc();
+                        this.bind(binding).await;
+                        metrics::GOROUTINES.with_label_values(&["binding"]).dec();
+                        drop(permit);
+                    });
+                    return;
+                }
+                Err(failure) => failure,
+            };
         self.fail(&profile, queued, failed, started, runtime, permit);
     }
 
@@ -154,6 +156,7 @@ impl Scheduler {
         profile: &Arc<Profile>,
         queued: QueuedPod,
         decision: &Decision,
+        snapshot: &Snapshot,
         started: Instant,
     ) -> Result<Binding, Failure> {
         let node = decision.node.clone();
@@ -161,7 +164,7 @@ impl Scheduler {
         self.cache.assume(assumed.clone()).map_err(|error| Failure::Error(Status::error("", error.to_string())))?;
         self.queue.nominator.remove(&assumed.uid);
         let waits = profile
-            .run_reserve(&assumed, &node)
+            .run_reserve(&CycleContext { pod: &queued.pod, snapshot }, &assumed, decision.slot)
             .and_then(|()| profile.run_permit(&assumed, &node).inspect_err(|_| profile.run_unreserve(&assumed, &node)));
         match waits {
             Ok(waits) => {

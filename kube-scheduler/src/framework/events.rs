@@ -1,5 +1,6 @@
 //! Cluster events: what changed, told to the plugins that rejected a pod so that they say whether it may fit now.
 
+use std::any::Any;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -20,6 +21,18 @@ pub enum Resource {
     Namespace,
     /// A PersistentVolumeClaim.
     PersistentVolumeClaim,
+    /// A PersistentVolume.
+    PersistentVolume,
+    /// A StorageClass.
+    StorageClass,
+    /// A CSINode.
+    CsiNode,
+    /// A CSIDriver.
+    CsiDriver,
+    /// A CSIStorageCapacity.
+    CsiStorageCapacity,
+    /// A VolumeAttachment.
+    VolumeAttachment,
     /// Anything: forces every pod concerned.
     WildCard,
 }
@@ -83,7 +96,12 @@ pub enum Objects {
     Node(Option<Arc<Node>>, Option<Arc<Node>>),
     /// A pod before and after.
     Pod(Option<Arc<PodInfo>>, Option<Arc<PodInfo>>),
+    /// An object of any other kind before and after.
+    Other(Option<AnyObject>, Option<AnyObject>),
 }
+
+/// An API object of a kind that the event's resource tells.
+pub type AnyObject = Arc<dyn Any + Send + Sync>;
 
 impl ClusterEvent {
     /// An event without objects.
@@ -95,6 +113,17 @@ impl ClusterEvent {
     pub fn pods(&self) -> (Option<&Arc<PodInfo>>, Option<&Arc<PodInfo>>) {
         match &self.objects {
             Objects::Pod(old, new) => (old.as_ref(), new.as_ref()),
+            _ => (None, None),
+        }
+    }
+
+    /// The old and new object, if they are of this type.
+    pub fn objects_of<K: 'static>(&self) -> (Option<&K>, Option<&K>) {
+        match &self.objects {
+            Objects::Other(old, new) => (
+                old.as_ref().and_then(|object| object.downcast_ref()),
+                new.as_ref().and_then(|object| object.downcast_ref()),
+            ),
             _ => (None, None),
         }
     }

@@ -15,3 +15,4 @@ pub mod requests;
 pub mod status;
 pub mod template;
 pub mod tolerations;
+pub mod volumes;

@@ -249,8 +249,8 @@ pub trait Score: Plugin {
 
 /// Holds something for a pod once its node is chosen.
 pub trait Reserve: Plugin {
-    /// Takes hold.
-    fn reserve(&self, pod: &PodInfo, node: &str) -> Verdict;
+    /// Takes hold. `pod` is the assumed pod; the snapshot is the one decided on.
+    fn reserve(&self, cx: &CycleContext<'_>, pod: &PodInfo, node: &NodeView<'_>) -> Verdict;
     /// Lets go; must be idempotent.
     fn unreserve(&self, pod: &PodInfo, node: &str);
 }

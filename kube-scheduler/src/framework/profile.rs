@@ -319,11 +319,13 @@ impl Profile {
     }
 
     /// Reserves; on refusal everything reserved is let go.
-    pub fn run_reserve(&self, pod: &PodInfo, node: &str) -> Verdict {
-        for plugin in self.points.reserve.iter().filter_map(|plugin| plugin.as_reserve()) {
-            if let Err(status) = plugin.reserve(pod, node) {
-                self.run_unreserve(pod, node);
-                return Err(status);
+    pub fn run_reserve(&self, cx: &CycleContext<'_>, pod: &PodInfo, slot: u32) -> Verdict {
+        let node = cx.snapshot.node(slot);
+        for plugin in &self.points.reserve {
+            let Some(reserve) = plugin.as_reserve() else { continue };
+            if let Err(status) = reserve.reserve(cx, pod, &node) {
+                self.run_unreserve(pod, node.name());
+                return Err(framework_error("running Reserve plugin", plugin.name(), &status));
             }
         }
         Ok(())

@@ -13,6 +13,7 @@ use serde::Serialize;
 
 use super::nodeselector::{Term, WeightedTerm};
 use super::requests::Requests;
+use super::volumes::Volumes;
 
 /// A host port wanted or used.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -131,12 +132,10 @@ pub struct Template {
     pub gates: Vec<String>,
     /// Controller reference (kind, name) for default spreading.
     pub controller: Option<(String, String)>,
-    /// PersistentVolumeClaims the pod mounts, by name.
-    pub claims: Vec<String>,
+    /// Its volumes.
+    pub volumes: Volumes,
     /// Names of spec.resourceClaims.
     pub resource_claims: Vec<String>,
-    /// Volumes whose claim is generated from the pod (`<pod>-<volume>`).
-    pub generated_claims: Vec<String>,
 }
 
 /// What a template is distinguished by; anything else about a pod does not matter to decisions.
@@ -309,17 +308,9 @@ fn parse(pod: &core::Pod, id: u64) -> Template {
         containers: spec.containers.len() + spec.init_containers.as_ref().map_or(0, Vec::len),
         gates: spec.scheduling_gates.iter().flatten().map(|gate| gate.name.clone()).collect(),
         controller: controller(pod).map(|(kind, name)| (kind.to_owned(), name.to_owned())),
-        claims: volumes(spec)
-            .filter_map(|volume| volume.persistent_volume_claim.as_ref())
-            .map(|claim| claim.claim_name.clone())
-            .collect(),
+        volumes: Volumes::of(spec),
         resource_claims: spec.resource_claims.iter().flatten().map(|claim| claim.name.clone()).collect(),
-        generated_claims: volumes(spec).filter(|v| v.ephemeral.is_some()).map(|v| v.name.clone()).collect(),
     }
-}
-
-fn volumes(spec: &core::PodSpec) -> impl Iterator<Item = &core::Volume> {
-    spec.volumes.iter().flatten()
 }
 
 fn host_ports(spec: &core::PodSpec) -> Vec<HostPort> {

@@ -5,15 +5,17 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 
 use common::events::EventsV1Recorder;
+use common::informer::Informer;
+use k8s_openapi::api::core::v1::{Node, Pod};
 
 use super::{
     balanced_allocation, default_binder, default_preemption, dynamic_resources, fit, image_locality,
-    inter_pod_affinity, node_affinity, node_name, node_ports, node_unschedulable, priority_sort, scheduling_gates,
-    taint_toleration, topology_spread,
+    inter_pod_affinity, node_affinity, node_name, node_ports, node_unschedulable, node_volume_limits, priority_sort,
+    scheduling_gates, taint_toleration, topology_spread, volume_binding, volume_restrictions, volume_zone,
 };
 use crate::config::args::{
     BalancedAllocationArgs, DefaultPreemptionArgs, FitArgs, InterPodAffinityArgs, NodeAffinityArgs,
-    PodTopologySpreadArgs,
+    PodTopologySpreadArgs, VolumeBindingArgs,
 };
 use crate::config::types::{KubeSchedulerProfile, PluginConfig, PluginSet};
 use crate::config::validation::decode_args;
@@ -21,18 +23,11 @@ use crate::framework::listers::{Listers, NoListers};
 use crate::framework::plugin::Plugin;
 use crate::framework::profile::{PluginRef, Points, Profile};
 use crate::preemption::executor::Executor;
+use crate::storage::Storage;
 
 /// Upstream plugins that this build knows by name but does not have yet: accepted in profiles, and do nothing.
-pub const NOT_YET: &[&str] = &[
-    "VolumeRestrictions",
-    "NodeVolumeLimits",
-    "VolumeBinding",
-    "VolumeZone",
-    "NodeDeclaredFeatures",
-    "GangScheduling",
-    "TopologyPlacementGenerator",
-    "PodGroupPodsCount",
-];
+pub const NOT_YET: &[&str] =
+    &["NodeDeclaredFeatures", "GangScheduling", "TopologyPlacementGenerator", "PodGroupPodsCount"];
 
 /// What plugins are built from.
 #[derive(Clone)]
@@ -41,6 +36,12 @@ pub struct Services {
     pub client: Option<kube::Client>,
     /// Objects other than nodes and pods.
     pub listers: Arc<dyn Listers>,
+    /// Volumes, claims and classes; one for all profiles, so that none promises what another has.
+    pub storage: Arc<Storage>,
+    /// Nodes and pods as the API server shows them.
+    pub nodes: Option<Arc<Informer<Node>>>,
+    /// Pods.
+    pub pods: Option<Arc<Informer<Pod>>>,
     /// Events about pods other than the one being scheduled.
     pub recorder: Option<EventsV1Recorder>,
     /// Makes pods active at once; set when the queue exists.
@@ -52,7 +53,15 @@ pub type Activate = Box<dyn Fn(&[Arc<str>]) + Send + Sync>;
 
 impl Default for Services {
     fn default() -> Self {
-        Self { client: None, listers: Arc::new(NoListers), recorder: None, activate: Arc::default() }
+        Self {
+            client: None,
+            listers: Arc::new(NoListers),
+            storage: Arc::new(Storage::detached()),
+            nodes: None,
+            pods: None,
+            recorder: None,
+            activate: Arc::default(),
+        }
     }
 }
 
@@ -93,6 +102,17 @@ fn build(name: &str, configs: &[PluginConfig], services: &Services) -> Build {
             let args = args::<InterPodAffinityArgs>(name, configs)?;
             Arc::new(inter_pod_affinity::InterPodAffinity::new(&args, services.listers.clone()))
         }
+        volume_restrictions::NAME => {
+            Arc::new(volume_restrictions::VolumeRestrictions { storage: services.storage.clone() })
+        }
+        node_volume_limits::NAME => {
+            Arc::new(node_volume_limits::NodeVolumeLimits { storage: services.storage.clone() })
+        }
+        volume_binding::NAME => {
+            let args = args::<VolumeBindingArgs>(name, configs)?;
+            Arc::new(volume_binding::VolumeBinding::new(&args, services))
+        }
+        volume_zone::NAME => Arc::new(volume_zone::VolumeZone { storage: services.storage.clone() }),
         dynamic_resources::NAME => Arc::new(dynamic_resources::DynamicResources),
         default_preemption::NAME => {
             let args = args::<DefaultPreemptionArgs>(name, configs)?;
