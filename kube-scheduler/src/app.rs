@@ -16,6 +16,7 @@ use crate::cycle::Scheduler;
 use crate::cycle::api::{ApiOutlet, slim};
 use crate::cycle::decide::Decider;
 use crate::cycle::listers::InformerListers;
+use crate::extender::Extenders;
 use crate::framework::events::Resource;
 use crate::framework::profiles::Profiles;
 use crate::metrics;
@@ -51,17 +52,22 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> anyhow::Resul
     let client = plane.client.clone();
     let others = Factory::new(client.clone());
     let factory = Factory::new(client.clone());
+    // Extenders are shown pods as they are.
+    let whole = !config.component.extenders.is_empty();
     let pods = factory.informer_with::<Pod>(InformerOptions {
         field_selector: Some(UNFINISHED.into()),
-        transform: slim,
+        transform: if whole { InformerOptions::default().transform } else { slim },
         ..InformerOptions::default()
     });
     let nodes = factory.informer::<Node>();
     let storage = Arc::new(Storage::new(&others));
+    let extenders = Extenders::new(&config.component.extenders, pods.clone()).map_err(anyhow::Error::msg);
+    let extenders = Arc::new(extenders.context("couldn't build extenders")?);
     let services = Services {
         client: Some(client.clone()),
         listers: Arc::new(InformerListers::new(&others)),
         storage: storage.clone(),
+        extenders: extenders.clone(),
         nodes: Some(nodes.clone()),
         pods: Some(pods.clone()),
         recorder: Some(EventsV1Recorder::new(client.clone(), "default-scheduler", "default-scheduler")),
@@ -70,7 +76,9 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> anyhow::Resul
     let profiles = build_profiles(&config, &services)?;
     let names: Vec<_> = profiles.iter().map(|profile| profile.name.clone()).collect();
     let outlet = Arc::new(ApiOutlet::new(client, pods.clone(), &names));
-    let scheduler = Arc::new(assemble(&config, &options, profiles, outlet));
+    let mut scheduler = assemble(&config, &options, profiles, outlet);
+    scheduler.extenders = extenders;
+    let scheduler = Arc::new(scheduler);
     let weak = Arc::downgrade(&scheduler);
     let _ = services.activate.set(Box::new(move |uids| {
         if let Some(scheduler) = weak.upgrade() {
@@ -164,7 +172,8 @@ async fn schedule(scheduler: Arc<Scheduler>, percentage: i32, stop: Cancellation
     let (done, ended) = tokio::sync::oneshot::channel();
     std::thread::Builder::new().name("scheduling".into()).spawn(move || {
         let seed = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), 0);
-        worker.run(&mut Decider::new(percentage, seed), &runtime);
+        let mut decider = Decider::new(percentage, seed).extended(worker.extenders.clone());
+        worker.run(&mut decider, &runtime);
         let _ = done.send(());
     })?;
     let timers = async {

@@ -7,6 +7,7 @@ mod app;
 pub mod cache;
 pub mod config;
 pub mod cycle;
+pub mod extender;
 pub mod framework;
 pub mod metrics;
 pub mod options;

@@ -203,7 +203,9 @@ mod tests {
         assert!(with("parallelism: -1").contains("parallelism: Invalid value: -1"));
         let unknown = with("profiles: [{plugins: {filter: {enabled: [{name: Nope}]}}}]");
         assert!(unknown.contains("plugin \"Nope\" does not exist"), "{unknown}");
-        assert!(with("extenders: [{urlPrefix: http://x}]").contains("extenders: Forbidden"));
+        let extender = with("extenders: [{urlPrefix: 'http://x', prioritizeVerb: p, bindVerb: b}, {bindVerb: b}]");
+        assert!(extender.contains("extenders[0].weight: Invalid value: 0: must have a positive weight"), "{extender}");
+        assert!(extender.contains("only one extender can implement bind"), "{extender}");
         assert!(complete(&["--feature-gates=Foo=true"], None).unwrap_err().contains("unrecognized feature gate: Foo"));
         assert!(complete(&["--frob"], None).unwrap_err().contains("unknown flag: --frob"));
     }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::types::{KubeSchedulerConfiguration, KubeSchedulerProfile, PluginEntry, PluginSet, Plugins};
+use super::types::{KubeSchedulerConfiguration, KubeSchedulerProfile, PluginConfig, PluginEntry, PluginSet, Plugins};
 
 /// The default plugins, in order, with the weight of those that score.
 pub const DEFAULT_PLUGINS: &[(&str, i32)] = &[
@@ -49,6 +49,7 @@ pub fn set_defaults(config: &mut KubeSchedulerConfiguration) {
     for profile in &mut config.profiles {
         profile.plugins = merge_plugins(default_plugins(), &profile.plugins);
     }
+    leave_to_extenders(config);
     config.percentage_of_nodes_to_score.get_or_insert(0);
     let election = &mut config.leader_election;
     election.leader_elect.get_or_insert(true);
@@ -81,6 +82,30 @@ pub fn set_defaults(config: &mut KubeSchedulerConfiguration) {
     let profiling = *config.enable_profiling.get_or_insert(true);
     if profiling {
         config.enable_contention_profiling.get_or_insert(true);
+    }
+}
+
+/// Resources that an extender manages alone are none of NodeResourcesFit's business.
+fn leave_to_extenders(config: &mut KubeSchedulerConfiguration) {
+    const FIT: &str = "NodeResourcesFit";
+    let managed = config.extenders.iter().flat_map(|extender| &extender.managed_resources);
+    let ignored: Vec<_> = managed.filter(|resource| resource.ignored_by_scheduler).map(|r| r.name.clone()).collect();
+    if ignored.is_empty() {
+        return;
+    }
+    for profile in &mut config.profiles {
+        let at = profile.plugin_config.iter().position(|plugin| plugin.name == FIT).unwrap_or_else(|| {
+            profile.plugin_config.push(PluginConfig { name: FIT.into(), args: serde_json::json!({}) });
+            profile.plugin_config.len() - 1
+        });
+        let args = &mut profile.plugin_config[at].args;
+        if args.is_null() {
+            *args = serde_json::json!({});
+        }
+        // Extenders win over what the arguments say, as upstream's.
+        if let Some(args) = args.as_object_mut() {
+            args.insert("ignoredResources".into(), ignored.clone().into());
+        }
     }
 }
 

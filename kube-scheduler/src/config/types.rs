@@ -33,9 +33,82 @@ pub struct KubeSchedulerConfiguration {
     pub profiles: Vec<KubeSchedulerProfile>,
     /// HTTP extenders.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub extenders: Vec<Value>,
+    pub extenders: Vec<ExtenderConfig>,
     /// Whether caches wait for leadership.
     pub delay_cache_until_active: bool,
+}
+
+/// An HTTP extender.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct ExtenderConfig {
+    /// Where it listens; verbs are appended.
+    pub url_prefix: String,
+    /// Empty: it does not filter.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub filter_verb: String,
+    /// Empty: it does not choose victims.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub preempt_verb: String,
+    /// Empty: it does not score.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub prioritize_verb: String,
+    /// Of its scores.
+    pub weight: i64,
+    /// Empty: it does not bind.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub bind_verb: String,
+    /// Without a CA, its certificate is not checked.
+    #[serde(rename = "enableHTTPS")]
+    pub enable_https: bool,
+    /// Certificates.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls_config: Option<ExtenderTlsConfig>,
+    /// 5s unless given.
+    #[serde(rename = "httpTimeout", skip_serializing_if = "Option::is_none")]
+    pub http_timeout: Option<String>,
+    /// Whether it knows nodes, so that names are enough.
+    pub node_cache_capable: bool,
+    /// The pods it wants to see: those that ask for any of these; all when empty.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub managed_resources: Vec<ExtenderManagedResource>,
+    /// Whether scheduling goes on when it fails.
+    pub ignorable: bool,
+}
+
+/// TLS of an extender. Data wins over files, as in client-go.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct ExtenderTlsConfig {
+    /// Don't check its certificate.
+    pub insecure: bool,
+    /// The name in its certificate.
+    pub server_name: String,
+    /// Path.
+    pub cert_file: String,
+    /// Path.
+    pub key_file: String,
+    /// Path.
+    pub ca_file: String,
+    /// Base64 of PEM.
+    #[serde(skip_serializing)]
+    pub cert_data: String,
+    /// Base64 of PEM.
+    #[serde(skip_serializing)]
+    pub key_data: String,
+    /// PEM.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ca_data: Option<k8s_openapi::ByteString>,
+}
+
+/// A resource that an extender manages.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct ExtenderManagedResource {
+    /// An extended resource.
+    pub name: String,
+    /// Whether NodeResourcesFit leaves it out.
+    pub ignored_by_scheduler: bool,
 }
 
 /// Leader election as in component-base; durations as Go writes them.

@@ -44,10 +44,34 @@ pub fn validate(config: &KubeSchedulerConfiguration) -> Vec<String> {
         let detail = "must be greater than or equal to PodInitialBackoffSeconds";
         errors.push(invalid("podMaxBackoffSeconds", &max, detail));
     }
-    if !config.extenders.is_empty() {
-        errors.push("extenders: Forbidden: HTTP extenders are not supported by this build yet".into());
-    }
+    validate_extenders(config, &mut errors);
     errors
+}
+
+fn validate_extenders(config: &KubeSchedulerConfiguration, errors: &mut Vec<String>) {
+    let mut managed = BTreeSet::new();
+    for (index, extender) in config.extenders.iter().enumerate() {
+        let path = format!("extenders[{index}]");
+        if !extender.prioritize_verb.is_empty() && extender.weight <= 0 {
+            let detail = "must have a positive weight applied to it";
+            errors.push(invalid(&format!("{path}.weight"), &extender.weight, detail));
+        }
+        for (at, resource) in extender.managed_resources.iter().enumerate() {
+            let path = format!("{path}.managedResources[{at}].name");
+            let native = !resource.name.contains('/') || resource.name.contains("kubernetes.io/");
+            if native || resource.name.starts_with("requests.") {
+                errors.push(invalid(&path, &resource.name, "must be an extended resource name"));
+            }
+            if !managed.insert(&resource.name) {
+                errors.push(invalid(&path, &resource.name, "duplicate extender managed resource name"));
+            }
+        }
+    }
+    let binders = config.extenders.iter().filter(|extender| !extender.bind_verb.is_empty()).count();
+    if binders > 1 {
+        let found = format!("found {binders} extenders implementing bind");
+        errors.push(invalid("extenders", &found, "only one extender can implement bind"));
+    }
 }
 
 /// Go's spelling of a bad value: strings quoted, the rest as is.

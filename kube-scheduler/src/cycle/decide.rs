@@ -11,6 +11,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use crate::cache::snapshot::Snapshot;
+use crate::extender::Extenders;
 use crate::framework::diagnosis::Diagnosis;
 use crate::framework::memo::{Memo, Verdicts};
 use crate::framework::plugin::{CycleContext, PostFilterContext, PostFiltered};
@@ -85,6 +86,7 @@ pub struct Decider {
     next_start: usize,
     memos: HashMap<Arc<str>, Memo>,
     dice: StdRng,
+    extenders: Arc<Extenders>,
 }
 
 /// What one search needs throughout.
@@ -98,7 +100,14 @@ struct Search<'a> {
 impl Decider {
     /// A decider with a seed for the dice.
     pub fn new(percentage: i32, seed: u64) -> Self {
-        Self { percentage, next_start: 0, memos: HashMap::new(), dice: StdRng::seed_from_u64(seed) }
+        let dice = StdRng::seed_from_u64(seed);
+        Self { percentage, next_start: 0, memos: HashMap::new(), dice, extenders: Arc::default() }
+    }
+
+    /// With extenders to ask.
+    #[must_use]
+    pub fn extended(self, extenders: Arc<Extenders>) -> Self {
+        Self { extenders, ..self }
     }
 
     /// Finds a node for a pod.
@@ -148,10 +157,11 @@ impl Decider {
             [] => return Err(search.post_filter(diagnosis, nodes)),
             [only] => *only,
             many => {
-                let scores = match profile.scores() {
+                let mut scores = match profile.scores() {
                     true => profile.run_scores(&cx, many).map_err(Failure::Error)?,
                     false => vec![1; many.len()],
                 };
+                self.extenders.score(&cx, many, &mut scores);
                 many[self.draw(&scores)]
             }
         };
@@ -165,7 +175,12 @@ impl Decider {
         let nominated = search.cx.pod.nominated.as_ref().and_then(|node| snapshot.by_name.get(node)).copied();
         if let Some(slot) = nominated.filter(|slot| search.allowed(*slot)) {
             match search.fits(slot, None) {
-                Ok(()) => return Ok(vec![slot]),
+                Ok(()) => {
+                    let left = self.extenders.filter(&search.cx, vec![slot], &mut Diagnosis::default())?;
+                    if !left.is_empty() {
+                        return Ok(left);
+                    }
+                }
                 Err(status) if status.code == Code::Error => return Err(status),
                 Err(_) => {}
             }
@@ -184,14 +199,15 @@ impl Decider {
             None => &snapshot.order,
         };
         let percentage = search.profile.percentage_of_nodes_to_score.unwrap_or(self.percentage);
-        let wanted = if search.profile.scores() { enough(order.len(), percentage) } else { 1 };
+        let choosy = search.profile.scores() || self.extenders.filters() || self.extenders.scores();
+        let wanted = if choosy { enough(order.len(), percentage) } else { 1 };
         let memo = search.before.nodes.is_none().then(|| {
             let memo = self.memos.entry(search.profile.name.clone()).or_default();
             memo.verdicts(search.cx.pod.template.id, snapshot)
         });
         let feasible = search.visit(order, self.next_start, wanted, memo, diagnosis)?;
         self.next_start = (self.next_start + feasible.len() + diagnosis.failures.len()) % snapshot.len();
-        Ok(feasible)
+        self.extenders.filter(&search.cx, feasible, diagnosis)
     }
 
     /// One of the highest scores, each equally likely.

@@ -25,6 +25,7 @@ use self::outlet::{Outlet, status_patch, truncate};
 use self::permits::WaitingPods;
 use crate::cache::Cache;
 use crate::cache::snapshot::Snapshot;
+use crate::extender::Extenders;
 use crate::framework::diagnosis::Diagnosis;
 use crate::framework::events::{ClusterEvent, Objects, Resource, action};
 use crate::framework::plugin::CycleContext;
@@ -53,6 +54,8 @@ pub struct Scheduler {
     pub interner: Interner,
     /// Pods held by Permit.
     pub waiting: WaitingPods,
+    /// HTTP extenders.
+    pub extenders: Arc<Extenders>,
     outlet: Arc<dyn Outlet>,
     tasks: Arc<Semaphore>,
 }
@@ -76,6 +79,7 @@ impl Scheduler {
             profiles,
             interner: Interner::default(),
             waiting: WaitingPods::default(),
+            extenders: Arc::default(),
             outlet,
             tasks: Arc::new(Semaphore::new(IN_FLIGHT)),
         }
@@ -197,7 +201,7 @@ impl Scheduler {
             Ok(()) => {
                 // From here on the pod can only fail with an error, so events no longer matter to it.
                 self.queue.done(&assumed.uid);
-                profile.run_bind(&assumed, &node).await
+                profile.run_bind(&assumed, &node, &self.extenders).await
             }
             Err(status) => Err(status),
         };

@@ -11,6 +11,7 @@ use super::plugin::{
 use super::pod::PodInfo;
 use super::status::{Code, Status, Verdict};
 use crate::cache::snapshot::NodeView;
+use crate::extender::Extenders;
 use crate::metrics;
 use crate::queue::nominator::Nominator;
 
@@ -58,6 +59,8 @@ pub struct Profile {
     interests: Vec<(PluginRef, Vec<Interest>)>,
     /// For each filter, where its PreFilter is (if it has one).
     filter_states: Vec<Option<usize>>,
+    /// Whether there are extenders, whose minds any event may change.
+    pub extended: bool,
     /// How many of the first filters depend on nothing but template and node.
     template_filters: usize,
 }
@@ -102,6 +105,7 @@ impl Profile {
                 .filter_map(|plugin| plugin.as_enqueue().map(|extension| (plugin.clone(), extension.interests())))
                 .collect(),
             filter_states,
+            extended: false,
             template_filters: points.filter.iter().take_while(depends_on_template).count(),
             points,
         }
@@ -125,11 +129,15 @@ impl Profile {
 
     /// Whether any plugin listens to the event.
     pub fn interested(&self, event: &ClusterEvent) -> bool {
-        self.interests.iter().any(|(_, interests)| interests.iter().any(|interest| interest.matches(event)))
+        self.extended
+            || self.interests.iter().any(|(_, interests)| interests.iter().any(|interest| interest.matches(event)))
     }
 
     /// What a plugin says to an event; `None` when it does not listen.
     pub fn hint(&self, pod: &PodInfo, plugin: &str, event: &ClusterEvent) -> Option<Hint> {
+        if plugin == crate::extender::NAME {
+            return Some(Hint::Queue);
+        }
         let (plugin, interests) = self.interests.iter().find(|(known, _)| known.name() == plugin)?;
         if !interests.iter().any(|interest| interest.matches(event)) {
             return None;
@@ -353,21 +361,29 @@ impl Profile {
         Ok(waits)
     }
 
-    /// Runs PreBind, Bind and PostBind.
-    pub async fn run_bind(&self, pod: &PodInfo, node: &str) -> Verdict {
+    /// Runs PreBind, Bind (an extender's before any plugin's) and PostBind.
+    pub async fn run_bind(&self, pod: &PodInfo, node: &str, extenders: &Extenders) -> Verdict {
         for plugin in &self.points.pre_bind {
             if let Some(pre_bind) = plugin.as_pre_bind() {
                 let wrap = |status: Arc<Status>| framework_error("running PreBind plugin", plugin.name(), &status);
                 pre_bind.pre_bind(pod, node).await.map_err(wrap)?;
             }
         }
+        match extenders.bind(pod, node).await {
+            Some(result) => result?,
+            None => self.run_binders(pod, node).await?,
+        }
+        for plugin in self.points.post_bind.iter().filter_map(|plugin| plugin.as_post_bind()) {
+            plugin.post_bind(pod, node).await;
+        }
+        Ok(())
+    }
+
+    async fn run_binders(&self, pod: &PodInfo, node: &str) -> Verdict {
         for plugin in &self.points.bind {
             let Some(bind) = plugin.as_bind() else { continue };
             let wrap = |status: Arc<Status>| framework_error("running Bind plugin", plugin.name(), &status);
             if bind.bind(pod, node).await.map_err(wrap)? {
-                for plugin in self.points.post_bind.iter().filter_map(|plugin| plugin.as_post_bind()) {
-                    plugin.post_bind(pod, node).await;
-                }
                 return Ok(());
             }
         }

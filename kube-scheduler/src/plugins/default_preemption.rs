@@ -5,6 +5,7 @@ use std::sync::Arc;
 use rand::RngExt;
 
 use crate::config::args::DefaultPreemptionArgs;
+use crate::extender::Extenders;
 use crate::framework::diagnosis::Diagnosis;
 use crate::framework::events::{ClusterEvent, Hint, Interest, Resource, action};
 use crate::framework::listers::Listers;
@@ -12,6 +13,7 @@ use crate::framework::plugin::{EnqueueExtensions, Plugin, PostFilter, PostFilter
 use crate::framework::pod::PodInfo;
 use crate::framework::status::{Code, Status, Verdict};
 use crate::metrics;
+use crate::plugins::registry::Services;
 use crate::preemption::executor::Executor;
 use crate::preemption::{DryRun, pick};
 
@@ -20,6 +22,7 @@ pub struct DefaultPreemption {
     percentage: usize,
     absolute: usize,
     listers: Arc<dyn Listers>,
+    extenders: Arc<Extenders>,
     executor: Arc<Executor>,
 }
 
@@ -28,11 +31,12 @@ pub const NAME: &str = "DefaultPreemption";
 
 impl DefaultPreemption {
     /// With the profile's arguments.
-    pub fn new(args: &DefaultPreemptionArgs, listers: Arc<dyn Listers>, executor: Arc<Executor>) -> Self {
+    pub fn new(args: &DefaultPreemptionArgs, services: &Services, executor: Arc<Executor>) -> Self {
         Self {
             percentage: args.min_candidate_nodes_percentage.clamp(0, 100) as usize,
             absolute: args.min_candidate_nodes_absolute.max(0) as usize,
-            listers,
+            listers: services.listers.clone(),
+            extenders: services.extenders.clone(),
             executor,
         }
     }
@@ -91,10 +95,14 @@ impl PostFilter for DefaultPreemption {
             let dry_run = DryRun { cx, listers: &*self.listers };
             (candidates, failures) = dry_run.run(&potential, offset, wanted)?;
         }
-        let Some(best) = pick(candidates) else {
+        if candidates.is_empty() {
             let absent = Status::unresolvable(NAME, "Preemption is not helpful for scheduling");
             let diagnosis = Diagnosis { failures, absent: Some(absent), ..Diagnosis::default() };
             return refuse(diagnosis.message(cx.cycle.snapshot.len()), Some(None));
+        }
+        let candidates = self.extenders.preempt(&cx.cycle, candidates).map_err(|error| Status::error(NAME, error))?;
+        let Some(best) = pick(candidates) else {
+            return refuse("no candidate node for preemption".into(), None);
         };
         let node = cx.cycle.snapshot.names[best.slot as usize].clone();
         let mut outranked = cx.nominator.pods_on(&node);

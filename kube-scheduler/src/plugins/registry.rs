@@ -19,6 +19,7 @@ use crate::config::args::{
 };
 use crate::config::types::{KubeSchedulerProfile, PluginConfig, PluginSet};
 use crate::config::validation::decode_args;
+use crate::extender::Extenders;
 use crate::framework::listers::{Listers, NoListers};
 use crate::framework::plugin::Plugin;
 use crate::framework::profile::{PluginRef, Points, Profile};
@@ -38,6 +39,8 @@ pub struct Services {
     pub listers: Arc<dyn Listers>,
     /// Volumes, claims and classes; one for all profiles, so that none promises what another has.
     pub storage: Arc<Storage>,
+    /// HTTP extenders.
+    pub extenders: Arc<Extenders>,
     /// Nodes and pods as the API server shows them.
     pub nodes: Option<Arc<Informer<Node>>>,
     /// Pods.
@@ -57,6 +60,7 @@ impl Default for Services {
             client: None,
             listers: Arc::new(NoListers),
             storage: Arc::new(Storage::detached()),
+            extenders: Arc::default(),
             nodes: None,
             pods: None,
             recorder: None,
@@ -117,7 +121,7 @@ fn build(name: &str, configs: &[PluginConfig], services: &Services) -> Build {
         default_preemption::NAME => {
             let args = args::<DefaultPreemptionArgs>(name, configs)?;
             let executor = Arc::new(Executor::new(services));
-            Arc::new(default_preemption::DefaultPreemption::new(&args, services.listers.clone(), executor))
+            Arc::new(default_preemption::DefaultPreemption::new(&args, services, executor))
         }
         image_locality::NAME => Arc::new(image_locality::ImageLocality),
         default_binder::NAME => Arc::new(default_binder::DefaultBinder { client: services.client.clone() }),
@@ -162,8 +166,9 @@ pub fn profile(config: &KubeSchedulerProfile, services: &Services) -> Result<Pro
             "at least one bind plugin is needed for profile with scheduler name ".to_owned() + &format!("{name:?}"),
         ));
     }
-    let used: Vec<PluginRef> = order;
-    Ok(Profile::new(Arc::from(name.as_str()), config.percentage_of_nodes_to_score, points, &used))
+    let mut profile = Profile::new(Arc::from(name.as_str()), config.percentage_of_nodes_to_score, points, &order);
+    profile.extended = !services.extenders.is_empty();
+    Ok(profile)
 }
 
 fn point_sets(config: &KubeSchedulerProfile) -> [(&'static str, &PluginSet); 12] {
