@@ -4,7 +4,7 @@ use bytes::Bytes;
 use http::Response;
 use serde_json::{Value, json};
 
-use super::{Target, convert, output, pieces::Pieces};
+use super::{Target, convert, output, pieces::Pieces, rows};
 use crate::{
     request::{
         ApiError, ApiResult,
@@ -36,7 +36,7 @@ pub async fn serve(call: &Call, target: Target<'_>) -> ApiResult<Response<Body>>
 /// What the client is to hear.
 pub fn answer(call: &Call, target: Target<'_>, page: ListPage, wanted: Output) -> ApiResult<Response<Body>> {
     let style = call.style(wanted.encoding);
-    if let Some(pieces) = pieces(target, &page, wanted, style)? {
+    if let Some(pieces) = pieces(call, target, &page, wanted, style)? {
         return Ok(pieces.respond(wanted.encoding, style.gzip));
     }
     Ok(response::object(200, &tree(call, target, &page, wanted)?, style))
@@ -106,8 +106,17 @@ fn tree(call: &Call, target: Target<'_>, page: &ListPage, wanted: Output) -> Api
     })
 }
 
-/// The list as bytes to string together, for what needs no trees: objects and their metadata, in JSON and protobuf.
-fn pieces(target: Target<'_>, page: &ListPage, wanted: Output, style: Style) -> ApiResult<Option<Pieces>> {
+/// The list as bytes to string together, for what needs no trees (objects and their metadata, in JSON and protobuf) or one
+/// at a time (rows).
+fn pieces(call: &Call, target: Target<'_>, page: &ListPage, wanted: Output, style: Style) -> ApiResult<Option<Pieces>> {
+    if let Form::Table(version) = wanted.form {
+        if !target.is_stored_form() || !style.is_raw() {
+            return Ok(None);
+        }
+        let objects = page.items.iter().map(|cached| &**cached);
+        let rows = rows::rows(target, objects, &list_meta(page), output::include_object(call)?, version)?;
+        return Ok(Some(Pieces::table(rows)));
+    }
     let (api_version, kind) = match wanted.form {
         Form::Object => (target.resource.api_version(), target.resource.list_kind()),
         // The older version has other field numbers and few users left.

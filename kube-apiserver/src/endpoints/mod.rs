@@ -11,6 +11,7 @@ pub mod output;
 pub mod ownership;
 pub mod patch;
 mod pieces;
+mod rows;
 pub mod subresources;
 pub mod update;
 pub mod watch;

@@ -40,6 +40,11 @@ impl Pieces {
         Self { head: head.into_bytes(), joint: Joint::Comma, items, tail: b"]}\n" }
     }
 
+    /// A Table of rows, each without its opening brace, behind what it says before them.
+    pub fn table((head, rows): (Vec<u8>, Vec<Bytes>)) -> Self {
+        Self { head, joint: Joint::Comma, items: rows, tail: b"]}\n" }
+    }
+
     /// A list of protobuf messages, in its envelope.
     ///
     /// # Errors

@@ -1,8 +1,9 @@
 //! The `Table` form of objects (`kubectl get`): columns and rows per kind, equal to upstream's printers.
 
 use jiff::Timestamp;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
+use super::Strategy;
 use super::value::{at, int_at, list_at, str_at, strings_at};
 
 /// One column of a table. `priority` 0 is always shown, 1 only with `-o wide`.
@@ -175,18 +176,28 @@ pub enum IncludeObject {
 pub fn table(group: &str, resource: &str, objects: &[Value], list_meta: &Value, include: IncludeObject) -> Value {
     let strategy = super::strategy(group, resource);
     let now = Timestamp::now();
-    let columns: Vec<Value> = strategy.columns().iter().map(column_json).collect();
-    let rows: Vec<Value> = objects
-        .iter()
-        .map(|object| json!({"cells": strategy.row(object, now), "object": included(object, include)}))
-        .collect();
-    let mut metadata = serde_json::Map::new();
+    // Put together by hand where the parts are large: `json!` copies them.
+    let rows = objects.iter().map(|object| {
+        let mut row = Map::new();
+        row.insert("cells".to_owned(), Value::Array(strategy.row(object, now)));
+        row.insert("object".to_owned(), included(object, include));
+        Value::Object(row)
+    });
+    let mut metadata = Map::new();
     for field in ["resourceVersion", "continue", "remainingItemCount"] {
         if let Some(value) = list_meta.get(field) {
             metadata.insert(field.to_string(), value.clone());
         }
     }
-    json!({"kind": "Table", "apiVersion": "meta.k8s.io/v1", "metadata": metadata, "columnDefinitions": columns, "rows": rows})
+    let mut table = json!({"kind": "Table", "apiVersion": "meta.k8s.io/v1", "metadata": metadata});
+    table["columnDefinitions"] = Value::Array(columns(strategy));
+    table["rows"] = rows.collect();
+    table
+}
+
+/// The column definitions of a kind.
+pub fn columns(strategy: &dyn Strategy) -> Vec<Value> {
+    strategy.columns().iter().map(column_json).collect()
 }
 
 fn column_json(column: &Column) -> Value {
@@ -203,11 +214,11 @@ fn included(object: &Value, include: IncludeObject) -> Value {
     match include {
         IncludeObject::None => Value::Null,
         IncludeObject::Object => object.clone(),
-        IncludeObject::Metadata => json!({
-            "kind": "PartialObjectMetadata",
-            "apiVersion": "meta.k8s.io/v1",
-            "metadata": object.get("metadata").cloned().unwrap_or_default(),
-        }),
+        IncludeObject::Metadata => {
+            let mut partial = json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1"});
+            partial["metadata"] = object.get("metadata").cloned().unwrap_or_default();
+            partial
+        }
     }
 }
 

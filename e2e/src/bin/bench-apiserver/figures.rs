@@ -56,6 +56,7 @@ pub fn table(columns: &[(&str, Figures)]) -> String {
         if let Some((_, other)) = compared {
             // Of what is better when it is more, ours is divided by theirs.
             let ratio = other.get(name).map(|other| if unit.ends_with("/s") { value / other } else { other / value });
+            let ratio = ratio.filter(|ratio| ratio.is_finite());
             let _ = write!(out, " {} |", ratio.map_or("-".to_owned(), |ratio| format!("{ratio:.1}")));
         }
         out.push('\n');
