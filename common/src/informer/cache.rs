@@ -5,8 +5,9 @@ use std::{
     fmt::Debug,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
+    time::Instant,
 };
 
 use parking_lot::{Mutex, RwLock};
@@ -94,6 +95,10 @@ pub struct Informer<K> {
     handlers: Mutex<Vec<HandlerFn<K>>>,
     synced: AtomicBool,
     sync_notify: Notify,
+    /// The newest resourceVersion of an object that came by.
+    newest: AtomicU64,
+    /// When the last complete list was asked for.
+    listed: Mutex<Option<Instant>>,
     pub(super) options: InformerOptions<K>,
 }
 
@@ -105,6 +110,8 @@ impl<K: Object> Informer<K> {
             handlers: Mutex::new(Vec::new()),
             synced: AtomicBool::new(false),
             sync_notify: Notify::new(),
+            newest: AtomicU64::new(0),
+            listed: Mutex::new(None),
             options,
         })
     }
@@ -193,6 +200,18 @@ impl<K: Object> Informer<K> {
         }
     }
 
+    /// Whether a write that the server answered with this resourceVersion at `when` has reached the cache: something as new
+    /// came by, or everything was listed since.
+    pub fn has_seen(&self, version: u64, when: Instant) -> bool {
+        self.newest.load(Ordering::Acquire) >= version || self.listed.lock().is_some_and(|at| at > when)
+    }
+
+    fn note_version(&self, object: &K) {
+        if let Some(version) = object.meta().resource_version.as_deref().and_then(|v| v.parse().ok()) {
+            self.newest.fetch_max(version, Ordering::AcqRel);
+        }
+    }
+
     /// Adds or updates one object.
     pub fn apply(&self, object: K) {
         let handlers = self.handlers.lock();
@@ -215,6 +234,7 @@ impl<K: Object> Informer<K> {
             }
             old
         };
+        self.note_version(&new);
         let event = match old {
             None => Event::Added(new),
             Some(old)
@@ -245,6 +265,7 @@ impl<K: Object> Informer<K> {
             old
         };
         let last = last.map(|mut last| {
+            self.note_version(&last);
             (self.options.transform)(&mut last);
             Arc::new(last)
         });
@@ -261,10 +282,12 @@ impl<K: Object> Informer<K> {
         self.finish_list(&handlers, |key| seen.contains(key));
     }
 
-    /// Ends a list whose objects went through [`Self::apply`] one by one: who is not in `seen` was deleted meanwhile.
-    pub(super) fn list_done(&self, seen: &BTreeSet<String>) {
+    /// Ends a list that was asked for at `since` and whose objects went through [`Self::apply`] one by one: who is not in `seen`
+    /// was deleted meanwhile.
+    pub(super) fn list_done(&self, seen: &BTreeSet<String>, since: Instant) {
         let handlers = self.handlers.lock();
         self.finish_list(&handlers, |key| seen.contains(key));
+        *self.listed.lock() = Some(since);
     }
 
     fn finish_list(&self, handlers: &[HandlerFn<K>], seen: impl Fn(&str) -> bool) {
@@ -344,6 +367,10 @@ mod tests {
         informer.replace(vec![object("a", "early", "1", "web"), object("a", "new", "5", "web")]);
         assert!(informer.has_synced());
         informer.apply(object("a", "new", "6", "web"));
+        let now = Instant::now();
+        assert!(informer.has_seen(6, now) && !informer.has_seen(7, now));
+        informer.list_done(&BTreeSet::from(["a/early".to_owned(), "a/new".to_owned()]), now);
+        assert!(!informer.has_seen(7, now) && informer.has_seen(7, now - std::time::Duration::from_nanos(1)));
         assert_eq!(*log.lock(), ["added a/early", "added a/gone", "added a/new", "deleted a/gone", "updated a/new"]);
     }
 }

@@ -5,7 +5,7 @@ use std::{
     any::TypeId,
     collections::{BTreeSet, HashMap},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use futures::{StreamExt, future::BoxFuture};
@@ -118,7 +118,7 @@ fn watch_config<K: Object>(options: &InformerOptions<K>) -> watcher::Config {
 async fn run<K: Object>(informer: Arc<Informer<K>>, client: kube::Client, shutdown: CancellationToken) {
     let kind = K::kind(&()).into_owned();
     let mut stream = watcher::watcher(Api::<K>::all(client), watch_config(&informer.options)).boxed();
-    let mut seen = BTreeSet::new();
+    let mut list = List { seen: BTreeSet::new(), since: Instant::now() };
     let mut delay = BACKOFF_MIN;
     loop {
         let next = tokio::select! {
@@ -132,7 +132,7 @@ async fn run<K: Object>(informer: Arc<Informer<K>>, client: kube::Client, shutdo
                 if !matches!(event, watcher::Event::Init) {
                     delay = BACKOFF_MIN;
                 }
-                step(&informer, &mut seen, event);
+                step(&informer, &mut list, event);
             }
             Some(Err(error)) => {
                 tracing::warn!(%kind, error = crate::client::brief(&error), "watch failed; retrying");
@@ -147,14 +147,20 @@ async fn run<K: Object>(informer: Arc<Informer<K>>, client: kube::Client, shutdo
     }
 }
 
-fn step<K: Object>(informer: &Informer<K>, seen: &mut BTreeSet<String>, event: watcher::Event<K>) {
+/// A list that is coming in.
+struct List {
+    seen: BTreeSet<String>,
+    since: Instant,
+}
+
+fn step<K: Object>(informer: &Informer<K>, list: &mut List, event: watcher::Event<K>) {
     match event {
-        watcher::Event::Init => seen.clear(),
+        watcher::Event::Init => *list = List { seen: BTreeSet::new(), since: Instant::now() },
         watcher::Event::InitApply(object) => {
-            seen.insert(object_key(&object));
+            list.seen.insert(object_key(&object));
             informer.apply(object);
         }
-        watcher::Event::InitDone => informer.list_done(&std::mem::take(seen)),
+        watcher::Event::InitDone => informer.list_done(&std::mem::take(&mut list.seen), list.since),
         watcher::Event::Apply(object) => informer.apply(object),
         watcher::Event::Delete(object) => informer.remove(&object_key(&object), Some(object)),
     }

@@ -4,9 +4,11 @@ pub mod conditions;
 pub mod intstr;
 pub mod ip;
 pub mod names;
+pub mod nodeselector;
 pub mod owner;
 pub mod quantity;
 pub mod selector;
+pub mod tolerations;
 pub mod value;
 
 pub use owner::{controller_of, new_controller_ref};

@@ -2,6 +2,7 @@
 //! costs one call and not five hundred.
 
 use std::future::Future;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use futures::{StreamExt, stream};
 
@@ -38,10 +39,19 @@ where
     (successes, Ok(()))
 }
 
+/// Runs `call` for each item in doubling batches; see [`slow_start`].
+pub(crate) async fn slow_start_over<'a, T, F, Fut, E>(items: &'a [T], call: F) -> (usize, Result<(), E>)
+where
+    F: Fn(&'a T) -> Fut,
+    Fut: Future<Output = Result<(), E>>,
+{
+    let next = AtomicUsize::new(0);
+    slow_start(items.len(), 1, || call(&items[next.fetch_add(1, Ordering::Relaxed)])).await
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::atomic::{AtomicUsize, Ordering};
 
     async fn run(count: usize, fail_from: usize) -> (usize, bool, usize) {
         let calls = AtomicUsize::new(0);

@@ -37,13 +37,18 @@ impl Expectations {
 
     /// Before `count` creations.
     pub(crate) fn expect_creations(&self, owner: &str, count: usize) {
-        let open = Open { creations: count as i64, deletions: HashSet::new(), since: Instant::now() };
-        self.open.lock().insert(owner.to_owned(), open);
+        self.expect(owner, count, []);
     }
 
     /// Before deleting the pods of these keys.
     pub(crate) fn expect_deletions(&self, owner: &str, keys: impl IntoIterator<Item = String>) {
-        let open = Open { creations: 0, deletions: keys.into_iter().collect(), since: Instant::now() };
+        self.expect(owner, 0, keys);
+    }
+
+    /// Before `count` creations and deleting the pods of these keys.
+    pub(crate) fn expect(&self, owner: &str, count: usize, keys: impl IntoIterator<Item = String>) {
+        let deletions = keys.into_iter().collect();
+        let open = Open { creations: i64::try_from(count).unwrap_or(i64::MAX), deletions, since: Instant::now() };
         self.open.lock().insert(owner.to_owned(), open);
     }
 

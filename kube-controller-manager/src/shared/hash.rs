@@ -42,7 +42,7 @@ pub(crate) fn normal(template: &PodTemplateSpec) -> Value {
 }
 
 /// Removes nulls, empty lists and empty strings. Empty objects stay: `emptyDir: {}` has a meaning.
-fn prune(value: &mut Value) {
+pub(crate) fn prune(value: &mut Value) {
     match value {
         Value::Object(map) => {
             map.values_mut().for_each(prune);

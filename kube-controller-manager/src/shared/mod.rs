@@ -2,16 +2,20 @@
 //! controllerRef, expectations, batches, hashes. Everything here but `pod_control` is pure.
 
 pub(crate) mod apierr;
+pub(crate) mod backoff;
 pub(crate) mod batch;
 pub(crate) mod bootstrap_token;
 pub(crate) mod csr;
+pub(crate) mod consistency;
 pub(crate) mod discovery;
 pub(crate) mod eviction;
 pub(crate) mod expectations;
 pub(crate) mod freshness;
 pub(crate) mod hash;
+pub(crate) mod history;
 pub(crate) mod meta;
 pub(crate) mod overlay;
+pub(crate) mod owned;
 pub(crate) mod owner;
 pub(crate) mod pod_control;
 pub(crate) mod pods;

@@ -2,9 +2,8 @@
 
 use k8s_openapi::api::core::v1::{ObjectReference, Pod, PodTemplateSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
-use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
+use kube::api::{Api, DeleteParams, PostParams};
 use kube::{Client, Error};
-use serde_json::Value;
 
 use super::apierr;
 use super::meta::MetaExt;
@@ -79,15 +78,6 @@ impl PodControl {
                 }
                 Err(error)
             }
-        }
-    }
-
-    /// Patches a pod's metadata (adoption and release). `false`: it is gone, or refuses as already changed.
-    pub(crate) async fn patch(&self, namespace: &str, name: &str, patch: &Value) -> Result<bool, Error> {
-        match self.api(namespace).patch(name, &PatchParams::default(), &Patch::Strategic(patch)).await {
-            Ok(_) => Ok(true),
-            Err(error) if apierr::is_not_found(&error) || apierr::is_invalid(&error) => Ok(false),
-            Err(error) => Err(error),
         }
     }
 }

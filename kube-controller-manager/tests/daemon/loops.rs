@@ -58,7 +58,7 @@ async fn pods(api: &Api<Pod>, count: usize) -> Vec<Pod> {
 }
 
 /// Plays the kubelet.
-async fn make_ready(api: &Api<Pod>, pod: &Pod, ip: &str) {
+pub async fn make_ready(api: &Api<Pod>, pod: &Pod, ip: &str) {
     let ready = json!([{"type": "Ready", "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z"}]);
     let status = json!({"phase": "Running", "podIP": ip, "podIPs": [{"ip": ip}], "conditions": ready});
     merge(api, &pod.name_any(), true, json!({ "status": status })).await;

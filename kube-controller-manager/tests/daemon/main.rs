@@ -3,12 +3,14 @@
 
 mod cluster;
 mod election;
+mod jobs;
 mod loops;
 #[path = "../../../kube-apiserver/tests/neighbour/mod.rs"]
 mod neighbour;
 mod protection;
 mod start;
 mod volumes;
+mod workloads;
 
 /// Who the daemon is.
 const USER: &str = "system:kube-controller-manager";

@@ -280,7 +280,7 @@ fn node_affinity(path: &str, args: &NodeAffinityArgs) -> Vec<String> {
     let mut errors = Vec::new();
     for (at, term) in required.into_iter().flat_map(|selector| &selector.node_selector_terms).enumerate() {
         for (index, expression) in term.match_expressions.iter().flatten().enumerate() {
-            if crate::framework::nodeselector::Requirement::parse(expression).is_none() {
+            if common::meta::nodeselector::Requirement::parse(expression).is_none() {
                 let path = format!(
                     "{path}.addedAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms[{at}].matchExpressions[{index}]"
                 );

@@ -11,7 +11,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1 as meta;
 use parking_lot::Mutex;
 use serde::Serialize;
 
-use super::nodeselector::{Term, WeightedTerm};
+use common::meta::nodeselector::{Term, WeightedTerm};
 use super::requests::Requests;
 use super::volumes::Volumes;
 

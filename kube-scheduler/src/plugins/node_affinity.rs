@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::Node;
 use crate::cache::snapshot::NodeView;
 use crate::config::args::NodeAffinityArgs;
 use crate::framework::events::{ClusterEvent, Hint, Interest, Resource, action};
-use crate::framework::nodeselector::{Operator, Term, WeightedTerm};
+use common::meta::nodeselector::{Operator, Term, WeightedTerm};
 use crate::framework::plugin::{
     CycleContext, EnqueueExtensions, Filter, Plugin, PreFilter, PreFiltered, PreScore, PreScored, Scope, Score,
     StateData, normalize_by_max,

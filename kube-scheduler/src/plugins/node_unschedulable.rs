@@ -9,7 +9,7 @@ use crate::framework::events::{ClusterEvent, Hint, Interest, Resource, action};
 use crate::framework::plugin::{CycleContext, EnqueueExtensions, Filter, Plugin, Scope, StateData};
 use crate::framework::pod::PodInfo;
 use crate::framework::status::{Status, Verdict};
-use crate::framework::tolerations::any_tolerates;
+use common::meta::tolerations::any_tolerates;
 
 /// The plugin.
 pub struct NodeUnschedulable;

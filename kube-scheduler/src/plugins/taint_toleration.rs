@@ -13,7 +13,7 @@ use crate::framework::plugin::{
 };
 use crate::framework::pod::PodInfo;
 use crate::framework::status::{Status, Verdict};
-use crate::framework::tolerations::{any_tolerates, untolerated};
+use common::meta::tolerations::{any_tolerates, untolerated};
 
 /// The plugin.
 pub struct TaintToleration;

@@ -20,7 +20,7 @@ use crate::framework::plugin::{
 use crate::framework::pod::PodInfo;
 use crate::framework::status::{Status, Verdict};
 use crate::framework::template::{SpreadConstraint, parse_constraint};
-use crate::framework::tolerations::untolerated;
+use common::meta::tolerations::untolerated;
 use crate::plugins::node_affinity::required_matches;
 
 /// The plugin.

@@ -17,7 +17,7 @@ use kube::{Api, Client};
 
 use self::facts::DeploymentExt;
 use crate::context::{Context, Task};
-use crate::controllers::replicaset::{BY_CONTROLLER, index_pods};
+use crate::shared::owned::{BY_CONTROLLER, index_by_controller};
 use crate::events::Events;
 use crate::shared::meta::MetaExt;
 use crate::shared::owner::{Claim, adopt_patch, claim, controller_of, controller_ref, release_patch};
@@ -27,7 +27,7 @@ use crate::shared::{apierr, selector};
 pub(crate) fn start(ctx: &Context) -> anyhow::Result<Task> {
     let client = ctx.client("deployment-controller");
     let pods = ctx.factory.informer::<Pod>();
-    index_pods(&pods);
+    index_by_controller(&pods);
     let controller = Arc::new(Controller {
         events: ctx.events(&client, "deployment-controller"),
         client,

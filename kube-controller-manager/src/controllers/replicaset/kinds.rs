@@ -1,24 +1,17 @@
 //! ReplicaSet and ReplicationController are the same machine under two names.
 
-use common::informer::Object;
 use k8s_openapi::api::apps::v1::{ReplicaSet, ReplicaSetCondition, ReplicaSetStatus};
 use k8s_openapi::api::core::v1::{
     PodTemplateSpec, ReplicationController, ReplicationControllerCondition, ReplicationControllerStatus,
 };
-use kube::core::{NamespaceResourceScope, Selector};
+use kube::core::Selector;
 
+use crate::shared::owned::Owner;
 use crate::shared::selector;
 
 /// What the shared code needs to know about either kind.
-pub(crate) trait ReplicaKind:
-    Object + kube::Resource<Scope = NamespaceResourceScope> + serde::Serialize
-{
-    const KIND: &'static str;
-    const API_VERSION: &'static str;
-
+pub(crate) trait ReplicaKind: Owner {
     fn replicas(&self) -> i32;
-    fn min_ready_seconds(&self) -> i32;
-    fn selector(&self) -> Result<Selector, String>;
     fn template(&self) -> Option<&PodTemplateSpec>;
     fn status(&self) -> ReplicaSetStatus;
     fn set_status(&mut self, status: ReplicaSetStatus);
@@ -26,20 +19,24 @@ pub(crate) trait ReplicaKind:
     const COUNTS_TERMINATING: bool;
 }
 
-impl ReplicaKind for ReplicaSet {
+impl Owner for ReplicaSet {
     const KIND: &'static str = "ReplicaSet";
     const API_VERSION: &'static str = "apps/v1";
-    const COUNTS_TERMINATING: bool = true;
 
-    fn replicas(&self) -> i32 {
-        self.spec.as_ref().and_then(|s| s.replicas).unwrap_or(1)
+    fn selector(&self) -> Result<Selector, String> {
+        let spec = self.spec.as_ref().ok_or("no spec")?;
+        selector::compile(&spec.selector)
     }
     fn min_ready_seconds(&self) -> i32 {
         self.spec.as_ref().and_then(|s| s.min_ready_seconds).unwrap_or(0)
     }
-    fn selector(&self) -> Result<Selector, String> {
-        let spec = self.spec.as_ref().ok_or("no spec")?;
-        selector::compile(&spec.selector)
+}
+
+impl ReplicaKind for ReplicaSet {
+    const COUNTS_TERMINATING: bool = true;
+
+    fn replicas(&self) -> i32 {
+        self.spec.as_ref().and_then(|s| s.replicas).unwrap_or(1)
     }
     fn template(&self) -> Option<&PodTemplateSpec> {
         self.spec.as_ref()?.template.as_ref()
@@ -52,20 +49,24 @@ impl ReplicaKind for ReplicaSet {
     }
 }
 
-impl ReplicaKind for ReplicationController {
+impl Owner for ReplicationController {
     const KIND: &'static str = "ReplicationController";
     const API_VERSION: &'static str = "v1";
-    const COUNTS_TERMINATING: bool = false;
 
-    fn replicas(&self) -> i32 {
-        self.spec.as_ref().and_then(|s| s.replicas).unwrap_or(1)
+    fn selector(&self) -> Result<Selector, String> {
+        let map = self.spec.as_ref().and_then(|s| s.selector.clone()).ok_or("no selector")?;
+        Ok(map.into_iter().collect())
     }
     fn min_ready_seconds(&self) -> i32 {
         self.spec.as_ref().and_then(|s| s.min_ready_seconds).unwrap_or(0)
     }
-    fn selector(&self) -> Result<Selector, String> {
-        let map = self.spec.as_ref().and_then(|s| s.selector.clone()).ok_or("no selector")?;
-        Ok(map.into_iter().collect())
+}
+
+impl ReplicaKind for ReplicationController {
+    const COUNTS_TERMINATING: bool = false;
+
+    fn replicas(&self) -> i32 {
+        self.spec.as_ref().and_then(|s| s.replicas).unwrap_or(1)
     }
     fn template(&self) -> Option<&PodTemplateSpec> {
         self.spec.as_ref()?.template.as_ref()

@@ -5,16 +5,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use common::informer::{object_key, split_key};
-use futures::{StreamExt, stream};
 use k8s_openapi::api::core::v1::{ObjectReference, Pod};
 use kube::api::{Api, PostParams};
 use kube::core::Selector;
 
 use super::kinds::ReplicaKind;
-use super::{BY_CONTROLLER, Controller, orphan_key, status};
+use super::{Controller, status};
 use crate::events::reference;
 use crate::shared::meta::{MetaExt, now};
-use crate::shared::owner::{self, Claim, controller_of, controller_ref};
+use crate::shared::consistency::LOOK_AGAIN;
+use crate::shared::owned::{self, Owners};
+use crate::shared::owner::controller_of;
 use crate::shared::pod_control::pod_from_template;
 use crate::shared::{apierr, batch, pods, ranking, selector};
 
@@ -42,11 +43,16 @@ pub(super) fn plan(active: usize, wanted: i32) -> Plan {
 impl<K: ReplicaKind> Controller<K> {
     pub(super) async fn sync(&self, key: &str) -> Result<(), kube::Error> {
         let (namespace, name) = split_key(key);
-        let Some(set) = self.sets.get(namespace, name) else {
-            self.expectations.forget(key);
+        if !self.consistency.seen(key, &self.owners.cache) || !self.consistency.seen(key, &self.pods) {
+            self.owners.queue.add_after(key.to_owned(), LOOK_AGAIN);
+            return Ok(());
+        }
+        let Some(set) = self.owners.cache.get(namespace, name) else {
+            self.owners.expectations.forget(key);
+            self.consistency.forget(key);
             return Ok(());
         };
-        let may_act = self.expectations.satisfied(key);
+        let may_act = self.owners.expectations.satisfied(key);
         let selector = match set.selector() {
             Ok(selector) => selector,
             Err(error) => {
@@ -54,13 +60,15 @@ impl<K: ReplicaKind> Controller<K> {
                 return Ok(());
             }
         };
-        let all = self.candidates(&set);
+        let all = Owners::candidates(&*set, &self.pods);
         let terminating = all
             .iter()
             .filter(|p| pods::is_terminating(p) && selector::selects(&selector, &p.metadata))
             .filter(|p| controller_of(&p.metadata).is_some_and(|r| r.uid == set.uid_str()))
             .count();
-        let active = self.claim(&set, &selector, all).await?;
+        let active = all.into_iter().filter(|p| pods::is_active(p)).collect();
+        let matches = |pod: &Pod| selector::selects(&selector, &pod.metadata);
+        let active = owned::claim(&self.control.client, &*set, active, matches, None).await?;
         let result = match may_act && !set.is_deleting() {
             true => self.manage(key, &set, &active).await,
             false => Ok(()),
@@ -69,47 +77,6 @@ impl<K: ReplicaKind> Controller<K> {
         result?;
         self.revisit_for_availability(key, &set, &active);
         Ok(())
-    }
-
-    /// The pods that are the set's, and the orphans of its namespace.
-    fn candidates(&self, set: &K) -> Vec<Arc<Pod>> {
-        let mut all = self.pods.by_index(BY_CONTROLLER, set.uid_str());
-        all.extend(self.pods.by_index(BY_CONTROLLER, &orphan_key(set.ns_str())));
-        all
-    }
-
-    /// Of the active candidates those that are the set's after adopting and releasing.
-    async fn claim(&self, set: &K, selector: &Selector, all: Vec<Arc<Pod>>) -> Result<Vec<Arc<Pod>>, kube::Error> {
-        let mut mine = Vec::new();
-        let mut may_adopt = None;
-        for pod in all.into_iter().filter(|p| pods::is_active(p)) {
-            let matches = selector::selects(selector, &pod.metadata);
-            match owner::claim(set.meta(), &pod.metadata, matches) {
-                Claim::Keep => mine.push(pod),
-                Claim::Ignore => {}
-                Claim::Release => {
-                    let patch = owner::release_patch(&pod.metadata, set.uid_str());
-                    self.control.patch(pod.ns_str(), pod.name_str(), &patch).await?;
-                }
-                Claim::Adopt => {
-                    if may_adopt.is_none() {
-                        may_adopt = Some(self.lives(set).await?);
-                    }
-                    let reference = controller_ref(set, K::API_VERSION, K::KIND);
-                    let patch = owner::adopt_patch(&pod.metadata, &reference);
-                    if may_adopt == Some(true) && self.control.patch(pod.ns_str(), pod.name_str(), &patch).await? {
-                        mine.push(pod);
-                    }
-                }
-            }
-        }
-        Ok(mine)
-    }
-
-    /// Asks the server, not the cache: is this set still there and not being deleted?
-    async fn lives(&self, set: &K) -> Result<bool, kube::Error> {
-        let fresh = self.api(set.ns_str()).get_opt(set.name_str()).await?;
-        Ok(fresh.is_some_and(|f| f.uid_str() == set.uid_str() && !f.is_deleting()))
     }
 
     fn api(&self, namespace: &str) -> Api<K> {
@@ -127,50 +94,37 @@ impl<K: ReplicaKind> Controller<K> {
                     ranking::sort_for_deletion(&mut victims, &self.related(set), now());
                 }
                 victims.truncate(count);
-                self.delete(key, &owner, victims).await
+                self.owners.expectations.expect_deletions(key, victims.iter().map(|p| pods::uid_key(p)));
+                self.owners.delete_pods(&self.control, key, &owner, victims).await
             }
         }
     }
 
     async fn create(&self, key: &str, set: &K, owner: &ObjectReference, count: usize) -> Result<(), kube::Error> {
         let Some(template) = set.template() else { return Ok(()) };
-        let controller = controller_ref(set, K::API_VERSION, K::KIND);
-        let pod = pod_from_template(template, set.ns_str(), set.name_str(), controller);
-        self.expectations.expect_creations(key, count);
+        let pod = pod_from_template(template, set.ns_str(), set.name_str(), set.reference());
+        self.owners.expectations.expect_creations(key, count);
         let (created, result) = batch::slow_start(count, 1, || async {
             match self.control.create(set.ns_str(), &pod, owner).await {
                 // Nothing more can be created here; the set goes with its namespace.
                 Err(error) if apierr::is_namespace_terminating(&error) => {
-                    self.expectations.creation_observed(key);
+                    self.owners.expectations.creation_observed(key);
                     Ok(())
                 }
-                other => other.map(|_| ()),
+                other => other.map(|pod| self.consistency.wrote(key, &pod)),
             }
         })
         .await;
         for _ in created..count {
-            self.expectations.creation_observed(key);
+            self.owners.expectations.creation_observed(key);
         }
         result
-    }
-
-    async fn delete(&self, key: &str, owner: &ObjectReference, victims: Vec<Arc<Pod>>) -> Result<(), kube::Error> {
-        self.expectations.expect_deletions(key, victims.iter().map(|p| pods::uid_key(p)));
-        let calls = victims.into_iter().map(|pod| async move {
-            let result = self.control.delete(&pod, owner).await;
-            if result.is_err() {
-                self.expectations.deletion_observed(key, &pods::uid_key(&pod));
-            }
-            apierr::ignore_not_found(result)
-        });
-        let results: Vec<_> = stream::iter(calls).buffer_unordered(batch::CONCURRENT_CALLS).collect().await;
-        results.into_iter().collect()
     }
 
     /// The pods of every set with the same controller as this one (all revisions of a Deployment).
     fn related(&self, set: &K) -> Vec<Arc<Pod>> {
         let owner = controller_of(set.meta()).map(|r| r.uid.as_str());
-        let siblings = self.sets.list_namespace(set.ns_str());
+        let siblings = self.owners.cache.list_namespace(set.ns_str());
         let same = siblings.iter().filter(|s| match owner {
             Some(uid) => controller_of((***s).meta()).is_some_and(|r| r.uid == uid),
             None => s.uid_str() == set.uid_str(),
@@ -201,7 +155,10 @@ impl<K: ReplicaKind> Controller<K> {
         let mut object = (**set).clone();
         object.set_status(new.clone());
         match api.replace_status(set.name_str(), &PostParams::default(), &object).await {
-            Ok(_) => Ok(()),
+            Ok(written) => {
+                self.consistency.wrote(&object_key(&**set), &written);
+                Ok(())
+            }
             Err(error) if apierr::is_not_found(&error) => Ok(()),
             Err(error) if apierr::is_conflict(&error) => {
                 let fresh = api.get_opt(set.name_str()).await?;
@@ -220,7 +177,7 @@ impl<K: ReplicaKind> Controller<K> {
         let wait = active.iter().filter_map(|p| pods::time_to_available(p, set.min_ready_seconds(), now)).min();
         if let Some(wait) = wait {
             let wait = Duration::try_from(wait).unwrap_or(Duration::from_secs(1));
-            self.queue.add_after(key.to_owned(), wait + Duration::from_millis(20));
+            self.owners.queue.add_after(key.to_owned(), wait + Duration::from_millis(20));
         }
     }
 }

@@ -1,7 +1,8 @@
 //! How long a pod may stay on a tainted node. Pure.
 
+use common::meta::tolerations::tolerates;
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::core::v1::{Node, Pod, Taint, Toleration};
+use k8s_openapi::api::core::v1::{Node, Pod, Taint};
 
 use crate::shared::meta::MetaExt;
 use crate::shared::pods;
@@ -17,23 +18,6 @@ pub(super) enum Stay {
 /// The NoExecute taints of a node.
 pub(super) fn no_execute(node: &Node) -> Vec<&Taint> {
     node.spec.iter().flat_map(|s| s.taints.iter().flatten()).filter(|t| t.effect == "NoExecute").collect()
-}
-
-/// Matches as upstream: empty key with Exists tolerates everything, empty effect every effect.
-fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
-    let text = |t: &Option<String>| t.clone().unwrap_or_default();
-    let (key, effect) = (text(&toleration.key), text(&toleration.effect));
-    if !effect.is_empty() && effect != taint.effect {
-        return false;
-    }
-    if !key.is_empty() && key != taint.key {
-        return false;
-    }
-    match toleration.operator.as_deref() {
-        Some("Exists") => true,
-        None | Some("" | "Equal") => !key.is_empty() && text(&toleration.value) == text(&taint.value),
-        Some(_) => false,
-    }
 }
 
 /// The pod's time is that of its shortest matching toleration, from the moment the taint and the pod met.
