@@ -121,12 +121,33 @@ pub struct Options {
     /// The number of job objects that are allowed to sync concurrently.
     #[arg(long, default_value_t = 5)]
     pub concurrent_job_syncs: usize,
+    /// The number of cron job objects that are allowed to sync concurrently.
+    #[arg(long, default_value_t = 5)]
+    pub concurrent_cron_job_syncs: usize,
     /// The number of daemonset objects that are allowed to sync concurrently.
     #[arg(long, default_value_t = 2)]
     pub concurrent_daemonset_syncs: usize,
     /// The number of statefulset objects that are allowed to sync concurrently.
     #[arg(long, default_value_t = 5)]
     pub concurrent_statefulset_syncs: usize,
+    /// The number of horizontal pod autoscaler objects that are allowed to sync concurrently.
+    #[arg(long, default_value_t = 5)]
+    pub concurrent_horizontal_pod_autoscaler_syncs: usize,
+    /// The period for syncing the number of pods in horizontal pod autoscaler.
+    #[arg(long, default_value = "15s", value_parser = parse_go_duration)]
+    pub horizontal_pod_autoscaler_sync_period: Duration,
+    /// The period for which autoscaler will look backwards and not scale down below any recommendation it made during that period.
+    #[arg(long, default_value = "5m0s", value_parser = parse_go_duration)]
+    pub horizontal_pod_autoscaler_downscale_stabilization: Duration,
+    /// The minimum change (from 1.0) in the desired-to-actual metrics ratio for the horizontal pod autoscaler to consider scaling.
+    #[arg(long, default_value_t = 0.1)]
+    pub horizontal_pod_autoscaler_tolerance: f64,
+    /// The period after pod start when CPU samples might be skipped.
+    #[arg(long, default_value = "5m0s", value_parser = parse_go_duration)]
+    pub horizontal_pod_autoscaler_cpu_initialization_period: Duration,
+    /// The period after pod start during which readiness changes will be treated as initial readiness.
+    #[arg(long, default_value = "30s", value_parser = parse_go_duration)]
+    pub horizontal_pod_autoscaler_initial_readiness_delay: Duration,
     /// The number of ttl-after-finished-controller workers that are allowed to sync concurrently.
     #[arg(long, default_value_t = 5)]
     pub concurrent_ttl_after_finished_syncs: usize,

@@ -72,10 +72,10 @@ pub(crate) static CONTROLLERS: &[Descriptor] = &[
     on("job-controller", &["job"], c::job::start),
     on("deployment-controller", &["deployment"], c::deployment::start),
     on("replicaset-controller", &["replicaset"], c::replicaset::start_replicaset),
-    later("horizontal-pod-autoscaler-controller", &["horizontalpodautoscaling"], true),
-    later("disruption-controller", &["disruption"], true),
+    on("horizontal-pod-autoscaler-controller", &["horizontalpodautoscaling"], c::horizontal_pod_autoscaler::start),
+    on("disruption-controller", &["disruption"], c::disruption::start),
     on("statefulset-controller", &["statefulset"], c::statefulset::start),
-    later("cronjob-controller", &["cronjob"], true),
+    on("cronjob-controller", &["cronjob"], c::cronjob::start),
     on("certificatesigningrequest-signing-controller", &["csrsigning"], c::csr_signing::start)
         .idle_if(|options| c::csr_signing::idle(&options.signing)),
     on("certificatesigningrequest-approving-controller", &["csrapproving"], c::csr_approving::start),

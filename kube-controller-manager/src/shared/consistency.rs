@@ -86,7 +86,8 @@ mod tests {
         let map = |version: &str| {
             serde_json::from_value::<ConfigMap>(json!({"metadata": {"name": "m", "resourceVersion": version}})).unwrap()
         };
-        let (maps, pods) = (Informer::new(InformerOptions::default()), Informer::<Pod>::new(InformerOptions::default()));
+        let (maps, pods) =
+            (Informer::new(InformerOptions::default()), Informer::<Pod>::new(InformerOptions::default()));
         let c = Consistency::new("test_controller");
         assert!(c.seen("o", &maps));
         c.wrote("o", &map("7"));

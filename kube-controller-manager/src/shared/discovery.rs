@@ -14,6 +14,8 @@ pub(crate) struct Served {
     pub(crate) kind: String,
     pub(crate) plural: String,
     pub(crate) namespaced: bool,
+    /// Has the scale subresource.
+    pub(crate) scalable: bool,
     pub(crate) verbs: BTreeSet<String>,
 }
 
@@ -96,6 +98,7 @@ fn served(group: &str, version: &str, resource: APIResourceDiscovery) -> Option<
         kind: resource.response_kind.and_then(|k| k.kind)?,
         plural: resource.resource?,
         namespaced: resource.scope.as_deref() == Some("Namespaced"),
+        scalable: resource.subresources.iter().any(|s| s.subresource.as_deref() == Some("scale")),
         verbs: resource.verbs.into_iter().collect(),
     })
 }

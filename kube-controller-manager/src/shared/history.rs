@@ -117,10 +117,7 @@ pub(crate) fn hashed_revision(
 
 /// Oldest first: by number, then age, then name.
 pub(crate) fn by_age(a: &ControllerRevision, b: &ControllerRevision) -> Ordering {
-    a.revision
-        .cmp(&b.revision)
-        .then_with(|| a.created().cmp(&b.created()))
-        .then_with(|| a.name_str().cmp(b.name_str()))
+    a.revision.cmp(&b.revision).then_with(|| a.created().cmp(&b.created())).then_with(|| a.name_str().cmp(b.name_str()))
 }
 
 #[cfg(test)]
@@ -140,9 +137,10 @@ mod tests {
 
     #[test]
     fn templates_survive_and_compare() {
-        let template: PodTemplateSpec = serde_json::from_value(json!({"metadata": {"labels": {"a": "b"}, "creationTimestamp": null},
+        let template: PodTemplateSpec =
+            serde_json::from_value(json!({"metadata": {"labels": {"a": "b"}, "creationTimestamp": null},
             "spec": {"containers": [{"name": "c", "image": "i", "resources": {}}], "volumes": []}}))
-        .unwrap();
+            .unwrap();
         let patch = patch_of(&template);
         let kept = ControllerRevision { data: Some(RawExtension(patch.clone())), ..ControllerRevision::default() };
         assert_eq!(template_of(&kept).unwrap(), template);

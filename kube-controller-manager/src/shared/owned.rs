@@ -122,6 +122,8 @@ impl<K: Owner> Owners<K> {
             }
         }
         match (controller_of(new), event) {
+            // As upstream: who finds a new one of its own made it, or need not know yet.
+            (Some(_), Event::Added(_)) => {}
             (Some(_), _) => self.enqueue_owner(new),
             (None, Event::Deleted(_)) => {}
             (None, _) if relabelled || released => self.enqueue_selecting(new),

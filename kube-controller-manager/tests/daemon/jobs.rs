@@ -1,6 +1,6 @@
 //! Jobs from birth to their end and beyond, with a played kubelet.
 
-use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::batch::v1::{CronJob, Job};
 use k8s_openapi::api::core::v1::Pod;
 use kube::{Api, ResourceExt, api::ListParams};
 use serde_json::{Value, json};
@@ -25,7 +25,9 @@ async fn running(pods: &Api<Pod>, job: &str, count: usize) -> Vec<Pod> {
     eventually(&format!("{job} has {count} running pods"), async || {
         let mut list = pods.list(&of_job).await.unwrap().items;
         let phase = |p: &Pod| p.status.as_ref().and_then(|s| s.phase.clone()).unwrap_or_default();
-        list.retain(|p| p.metadata.deletion_timestamp.is_none() && !matches!(phase(p).as_str(), "Succeeded" | "Failed"));
+        list.retain(|p| {
+            p.metadata.deletion_timestamp.is_none() && !matches!(phase(p).as_str(), "Succeeded" | "Failed")
+        });
         (list.len() == count).then_some(list)
     })
     .await
@@ -34,7 +36,8 @@ async fn running(pods: &Api<Pod>, job: &str, count: usize) -> Vec<Pod> {
 async fn finish(pods: &Api<Pod>, pod: &Pod, phase: &str, code: i32) {
     let at = "2026-01-01T00:00:00Z";
     let state = json!({"terminated": {"exitCode": code, "startedAt": at, "finishedAt": at}});
-    let container = json!([{"name": "c", "image": "i", "imageID": "i", "ready": false, "restartCount": 0, "state": state}]);
+    let container =
+        json!([{"name": "c", "image": "i", "imageID": "i", "ready": false, "restartCount": 0, "state": state}]);
     merge(pods, &pod.name_any(), true, json!({"status": {"phase": phase, "containerStatuses": container}})).await;
 }
 
@@ -55,7 +58,8 @@ async fn jobs_count_index_fail_and_go() {
     create(&jobs, job("plain", json!({"completions": 3, "parallelism": 2}))).await;
     create(&jobs, job("indexed", json!({"completions": 2, "parallelism": 2, "completionMode": "Indexed"}))).await;
     let rule = json!({"action": "FailJob", "onExitCodes": {"operator": "In", "values": [42]}});
-    create(&jobs, job("policy", json!({"podFailurePolicy": {"rules": [rule]}, "parallelism": 2, "completions": 2}))).await;
+    create(&jobs, job("policy", json!({"podFailurePolicy": {"rules": [rule]}, "parallelism": 2, "completions": 2})))
+        .await;
     create(&jobs, job("asleep", json!({"suspend": true}))).await;
     create(&jobs, job("elsewhere", json!({"managedBy": "example.com/other"}))).await;
 
@@ -96,5 +100,44 @@ async fn jobs_count_index_fail_and_go() {
     })
     .await;
     assert_eq!(json!(jobs.get("elsewhere").await.unwrap().status.unwrap_or_default()), json!({}));
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cron_job_starts_what_is_due_and_keeps_its_history() {
+    let (_server, client, daemon) = start().await;
+    let crons: Api<CronJob> = Api::default_namespaced(client.clone());
+    let jobs: Api<Job> = Api::default_namespaced(client.clone());
+    let pods: Api<Pod> = Api::default_namespaced(client.clone());
+    // Due at once, and then not for long: the wall clock decides nothing here.
+    let spec = json!({"schedule": "* * * * *", "concurrencyPolicy": "Forbid", "successfulJobsHistoryLimit": 1,
+        "timeZone": "Asia/Kathmandu", "jobTemplate": {"metadata": {"labels": {"of": "c"}}, "spec": {"template": template()}}});
+    create(&crons, json!({"metadata": {"name": "c"}, "spec": spec})).await;
+    merge(&crons, "c", true, json!({"status": {"lastScheduleTime": "2026-01-01T00:00:00Z"}})).await;
+    let first = eventually("the job that is due", async || {
+        jobs.list(&ListParams::default()).await.unwrap().items.into_iter().next()
+    })
+    .await;
+    assert_eq!((first.owner_references()[0].kind.as_str(), first.labels()["of"].as_str()), ("CronJob", "c"));
+    assert!(first.annotations()["batch.kubernetes.io/cronjob-scheduled-timestamp"].ends_with("+05:45"));
+    eventually("it is active", async || {
+        let active = crons.get("c").await.unwrap().status?.active?;
+        active.iter().any(|r| r.uid == first.uid()).then_some(())
+    })
+    .await;
+    merge(&crons, "c", false, json!({"spec": {"suspend": true}})).await;
+    for pod in running(&pods, &first.name_any(), 1).await {
+        finish(&pods, &pod, "Succeeded", 0).await;
+    }
+    eventually("its success is noted", async || {
+        let status = crons.get("c").await.unwrap().status?;
+        (status.last_successful_time.is_some() && status.active.unwrap_or_default().is_empty()).then_some(())
+    })
+    .await;
+    merge(&crons, "c", false, json!({"spec": {"successfulJobsHistoryLimit": 0}})).await;
+    eventually("finished jobs beyond the limit go", async || {
+        jobs.list(&ListParams::default()).await.unwrap().items.is_empty().then_some(())
+    })
+    .await;
     daemon.stop().await;
 }

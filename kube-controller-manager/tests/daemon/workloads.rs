@@ -19,7 +19,8 @@ fn image(pod: &Pod) -> &str {
 
 /// The node that a daemon pod asks for.
 fn wanted_node(pod: &Pod) -> String {
-    let affinity = json!(pod.spec)["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"].clone();
+    let affinity =
+        json!(pod.spec)["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"].clone();
     affinity["nodeSelectorTerms"][0]["matchFields"][0]["values"][0].as_str().unwrap().to_owned()
 }
 
@@ -38,7 +39,8 @@ async fn a_daemon_set_covers_its_nodes_and_rolls() {
     let list = async || pods.list(&ListParams::default()).await.unwrap().items;
     add_node(&client, "n1", 8).await;
     let selector = json!({"matchLabels": {"app": "x"}});
-    create(&sets, json!({"metadata": {"name": "d"}, "spec": {"selector": selector, "template": template("one")}})).await;
+    create(&sets, json!({"metadata": {"name": "d"}, "spec": {"selector": selector, "template": template("one")}}))
+        .await;
     let there = async |count: usize| {
         eventually(&format!("{count} daemon pods"), async || Some(list().await).filter(|l| l.len() == count)).await
     };
@@ -88,7 +90,8 @@ async fn a_daemon_set_covers_its_nodes_and_rolls() {
     assert_eq!(numbers, [1, 2]);
 
     // Going back to the first template makes its revision the newest again.
-    merge(&sets, "d", false, json!({"spec": {"template": template("one"), "updateStrategy": {"type": "OnDelete"}}})).await;
+    merge(&sets, "d", false, json!({"spec": {"template": template("one"), "updateStrategy": {"type": "OnDelete"}}}))
+        .await;
     eventually("revision 3", async || {
         let all = revisions.list(&ListParams::default()).await.unwrap().items;
         (all.len() == 2 && all.iter().any(|r| r.revision == 3)).then_some(())
@@ -132,8 +135,11 @@ async fn a_stateful_set_works_in_order_and_keeps_claims() {
         "resources": {"requests": {"storage": "1Gi"}}}}]);
     let policy = json!({"whenDeleted": "Retain", "whenScaled": "Delete"});
     let selector = json!({"matchLabels": {"app": "x"}});
-    create(&sets, json!({"metadata": {"name": "w"}, "spec": {"serviceName": "w", "replicas": 2, "selector": selector,
-        "template": template("one"), "volumeClaimTemplates": data, "persistentVolumeClaimRetentionPolicy": policy}}))
+    create(
+        &sets,
+        json!({"metadata": {"name": "w"}, "spec": {"serviceName": "w", "replicas": 2, "selector": selector,
+        "template": template("one"), "volumeClaimTemplates": data, "persistentVolumeClaimRetentionPolicy": policy}}),
+    )
     .await;
     let first = eventually("the first pod", async || pods.get_opt("w-0").await.unwrap()).await;
     assert_eq!(names().await, ["w-0"], "the second waits for the first");

@@ -5,13 +5,13 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
+use common::meta::nodeselector::{Term, WeightedTerm};
 use common::meta::selector::LabelSelector;
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1 as meta;
 use parking_lot::Mutex;
 use serde::Serialize;
 
-use common::meta::nodeselector::{Term, WeightedTerm};
 use super::requests::Requests;
 use super::volumes::Volumes;
 

@@ -8,7 +8,6 @@ use k8s_openapi::api::core::v1::Node;
 use crate::cache::snapshot::NodeView;
 use crate::config::args::NodeAffinityArgs;
 use crate::framework::events::{ClusterEvent, Hint, Interest, Resource, action};
-use common::meta::nodeselector::{Operator, Term, WeightedTerm};
 use crate::framework::plugin::{
     CycleContext, EnqueueExtensions, Filter, Plugin, PreFilter, PreFiltered, PreScore, PreScored, Scope, Score,
     StateData, normalize_by_max,
@@ -16,6 +15,7 @@ use crate::framework::plugin::{
 use crate::framework::pod::PodInfo;
 use crate::framework::status::{Status, Verdict};
 use crate::framework::template::Template;
+use common::meta::nodeselector::{Operator, Term, WeightedTerm};
 
 /// The plugin, with the terms that the profile's `addedAffinity` puts on every pod.
 #[derive(Default)]

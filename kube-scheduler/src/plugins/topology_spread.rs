@@ -20,8 +20,8 @@ use crate::framework::plugin::{
 use crate::framework::pod::PodInfo;
 use crate::framework::status::{Status, Verdict};
 use crate::framework::template::{SpreadConstraint, parse_constraint};
-use common::meta::tolerations::untolerated;
 use crate::plugins::node_affinity::required_matches;
+use common::meta::tolerations::untolerated;
 
 /// The plugin.
 pub struct TopologySpread {

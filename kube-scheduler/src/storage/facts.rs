@@ -8,8 +8,8 @@ use k8s_openapi::api::storage::v1::{CSIStorageCapacity, StorageClass};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as ApiQuantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
-use crate::framework::nodeselector::Term;
 use crate::framework::volumes::DriverVolume;
+use common::meta::nodeselector::Term;
 
 /// Where the scheduler wants a volume to be made.
 pub const SELECTED_NODE: &str = "volume.kubernetes.io/selected-node";

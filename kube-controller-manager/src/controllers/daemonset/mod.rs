@@ -109,9 +109,7 @@ impl Controller {
         let taints = |n: &Node| n.spec.as_ref().and_then(|s| s.taints.clone());
         match event {
             Event::Added(node) => self.node_queue.add(node.name_str().to_owned()),
-            Event::Updated { old, new }
-                if old.metadata.labels != new.metadata.labels || taints(old) != taints(new) =>
-            {
+            Event::Updated { old, new } if old.metadata.labels != new.metadata.labels || taints(old) != taints(new) => {
                 self.node_queue.add(new.name_str().to_owned());
             }
             _ => {}

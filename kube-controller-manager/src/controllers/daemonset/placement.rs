@@ -162,16 +162,46 @@ mod tests {
             ("another node", json!({"containers": [], "nodeName": "n2"}), json!([]), (false, false)),
             ("label", json!({"containers": [], "nodeSelector": {"a": "b"}}), json!([]), (true, true)),
             ("no such label", json!({"containers": [], "nodeSelector": {"a": "c"}}), json!([]), (false, false)),
-            ("field", affinity(json!([{"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["n1"]}]}])), json!([]), (true, true)),
-            ("expression", affinity(json!([{"matchExpressions": [{"key": "a", "operator": "NotIn", "values": ["b"]}]}])), json!([]), (false, false)),
-            ("cordoned", json!({"containers": []}), taint("node.kubernetes.io/unschedulable", "NoSchedule"), (true, true)),
+            (
+                "field",
+                affinity(json!([{"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["n1"]}]}])),
+                json!([]),
+                (true, true),
+            ),
+            (
+                "expression",
+                affinity(json!([{"matchExpressions": [{"key": "a", "operator": "NotIn", "values": ["b"]}]}])),
+                json!([]),
+                (false, false),
+            ),
+            (
+                "cordoned",
+                json!({"containers": []}),
+                taint("node.kubernetes.io/unschedulable", "NoSchedule"),
+                (true, true),
+            ),
             ("silent", json!({"containers": []}), taint("node.kubernetes.io/unreachable", "NoExecute"), (true, true)),
-            ("no network", json!({"containers": []}), taint("node.kubernetes.io/network-unavailable", "NoSchedule"), (false, true)),
-            ("host network", json!({"containers": [], "hostNetwork": true}), taint("node.kubernetes.io/network-unavailable", "NoSchedule"), (true, true)),
+            (
+                "no network",
+                json!({"containers": []}),
+                taint("node.kubernetes.io/network-unavailable", "NoSchedule"),
+                (false, true),
+            ),
+            (
+                "host network",
+                json!({"containers": [], "hostNetwork": true}),
+                taint("node.kubernetes.io/network-unavailable", "NoSchedule"),
+                (true, true),
+            ),
             ("tainted", json!({"containers": []}), taint("x", "NoSchedule"), (false, true)),
             ("driven out", json!({"containers": []}), taint("x", "NoExecute"), (false, false)),
             ("discouraged", json!({"containers": []}), taint("x", "PreferNoSchedule"), (true, true)),
-            ("tolerated", json!({"containers": [], "tolerations": [{"key": "x", "operator": "Exists"}]}), taint("x", "NoExecute"), (true, true)),
+            (
+                "tolerated",
+                json!({"containers": [], "tolerations": [{"key": "x", "operator": "Exists"}]}),
+                taint("x", "NoExecute"),
+                (true, true),
+            ),
         ] {
             let fit = placement(spec).fit(&node(taints));
             assert_eq!((fit.should_run, fit.may_stay), want, "{name}");
@@ -180,10 +210,11 @@ mod tests {
 
     #[test]
     fn tolerations_and_pins() {
-        let mut list: Vec<Toleration> =
-            serde_json::from_value(json!([{"key": "node.kubernetes.io/not-ready", "operator": "Exists", "effect": "NoExecute",
-                "tolerationSeconds": 5}, {"key": "mine"}]))
-            .unwrap();
+        let mut list: Vec<Toleration> = serde_json::from_value(
+            json!([{"key": "node.kubernetes.io/not-ready", "operator": "Exists", "effect": "NoExecute",
+                "tolerationSeconds": 5}, {"key": "mine"}]),
+        )
+        .unwrap();
         add_tolerations(&mut list, true);
         assert_eq!(list.len(), 8);
         assert_eq!(list[0].toleration_seconds, None);

@@ -71,7 +71,8 @@ impl View<'_> {
 
     /// Is the pod of the current template?
     pub(super) fn is_current(&self, pod: &Pod) -> bool {
-        let by_generation = template_generation(self.ds).is_some_and(|g| pod.label(GENERATION_LABEL) == Some(&g.to_string()));
+        let by_generation =
+            template_generation(self.ds).is_some_and(|g| pod.label(GENERATION_LABEL) == Some(&g.to_string()));
         by_generation || (!self.hash.is_empty() && pod.label(REVISION_LABEL) == Some(self.hash))
     }
 

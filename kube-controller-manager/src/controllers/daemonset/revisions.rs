@@ -163,7 +163,9 @@ impl Controller {
         let limit = ds.spec.as_ref().and_then(|s| s.revision_history_limit).unwrap_or(10);
         let limit = usize::try_from(limit).unwrap_or(0);
         for revision in revisions.expired(limit, pods) {
-            apierr::ignore_not_found(self.revisions_api(ds).delete(revision.name_str(), &DeleteParams::default()).await)?;
+            apierr::ignore_not_found(
+                self.revisions_api(ds).delete(revision.name_str(), &DeleteParams::default()).await,
+            )?;
         }
         Ok(())
     }

@@ -8,8 +8,11 @@ use k8s_openapi::api::core::v1::Pod;
 use super::plan::{Changes, PodsByNode, View};
 use crate::shared::meta::MetaExt;
 
-/// The new and the old pod of a node; None when there are several of a sort, which is for `manage` to clear up.
-fn pair<'a>(view: &View<'_>, list: &'a [Arc<Pod>]) -> Option<(Option<&'a Arc<Pod>>, Option<&'a Arc<Pod>>)> {
+/// The new and the old pod of a node.
+type Pair<'a> = (Option<&'a Arc<Pod>>, Option<&'a Arc<Pod>>);
+
+/// Those of a node; None when there are several of a sort, which is for `manage` to clear up.
+fn pair<'a>(view: &View<'_>, list: &'a [Arc<Pod>]) -> Option<Pair<'a>> {
     let (mut new, mut old) = (None, None);
     for pod in list.iter().filter(|p| !p.is_deleting()) {
         let place = if view.is_current(pod) { &mut new } else { &mut old };

@@ -51,5 +51,6 @@ pub(super) fn is_current(old: &DaemonSetStatus, new: &DaemonSetStatus, generatio
             n(s.number_unavailable),
         ]
     };
-    counts(old) == counts(new) && old.observed_generation.unwrap_or(0) >= generation.min(new.observed_generation.unwrap_or(0))
+    counts(old) == counts(new)
+        && old.observed_generation.unwrap_or(0) >= generation.min(new.observed_generation.unwrap_or(0))
 }

@@ -17,9 +17,9 @@ use kube::{Api, Client};
 
 use self::facts::DeploymentExt;
 use crate::context::{Context, Task};
-use crate::shared::owned::{BY_CONTROLLER, index_by_controller};
 use crate::events::Events;
 use crate::shared::meta::MetaExt;
+use crate::shared::owned::{BY_CONTROLLER, index_by_controller};
 use crate::shared::owner::{Claim, adopt_patch, claim, controller_of, controller_ref, release_patch};
 use crate::shared::{apierr, selector};
 

@@ -122,7 +122,8 @@ mod tests {
         assert_eq!(three.remaining(now), Duration::from_secs(38));
         assert_eq!(three.after(&[], &[]), three);
         assert_eq!(three.after(&[pod("2026-01-01T00:00:13Z")], &[]), Record::default());
-        let after = three.after(&[pod("2026-01-01T00:00:13Z")], &[pod("2026-01-01T00:00:12Z"), pod("2026-01-01T00:00:14Z")]);
+        let after =
+            three.after(&[pod("2026-01-01T00:00:13Z")], &[pod("2026-01-01T00:00:12Z"), pod("2026-01-01T00:00:14Z")]);
         assert_eq!(after.remaining(now), Duration::from_secs(10));
         assert_eq!(remaining(100, now, now), MAX_DELAY);
         assert_eq!(remaining(0, now, now), Duration::ZERO);
@@ -134,7 +135,10 @@ mod tests {
         assert_eq!(finished_at(&pod("2026-01-01T00:00:10Z")).to_string(), "2026-01-01T00:00:10Z");
         let created = "2026-01-01T00:00:00Z";
         let ready = json!([{"type": "Ready", "status": "False", "lastTransitionTime": "2026-01-01T00:00:05Z"}]);
-        assert_eq!(time(json!({"metadata": {"creationTimestamp": created}, "status": {"conditions": ready}})), "2026-01-01T00:00:05Z");
+        assert_eq!(
+            time(json!({"metadata": {"creationTimestamp": created}, "status": {"conditions": ready}})),
+            "2026-01-01T00:00:05Z"
+        );
         let going = json!({"creationTimestamp": created, "deletionTimestamp": "2026-01-01T00:00:50Z", "deletionGracePeriodSeconds": 30});
         assert_eq!(time(json!({ "metadata": going })), "2026-01-01T00:00:20Z");
         assert_eq!(time(json!({"metadata": {"creationTimestamp": created}})), created);

@@ -117,7 +117,13 @@ mod tests {
         .unwrap();
         for (code, condition, want) in [
             (42, "DisruptionTarget", Verdict::Ignore),
-            (42, "x", Verdict::FailJob("Container c for pod ns/p failed with exit code 42 matching FailJob rule at index 1".into())),
+            (
+                42,
+                "x",
+                Verdict::FailJob(
+                    "Container c for pod ns/p failed with exit code 42 matching FailJob rule at index 1".into(),
+                ),
+            ),
             (3, "x", Verdict::FailIndex),
             (1, "x", Verdict::Count),
             (1, "Bad", Verdict::FailJob("Pod ns/p has condition Bad matching FailJob rule at index 4".into())),
@@ -138,7 +144,10 @@ mod tests {
         assert_eq!(met(json!([{"succeededIndexes": "0,2"}]), "0,1"), None);
         assert_eq!(met(json!([{"succeededIndexes": "0-5", "succeededCount": 2}]), "1,4"), first);
         assert_eq!(met(json!([{"succeededCount": 3}]), "1,4"), None);
-        assert_eq!(met(json!([{"succeededCount": 3}, {"succeededCount": 2}]), "1,4"), Some("Matched rules at index 1".into()));
+        assert_eq!(
+            met(json!([{"succeededCount": 3}, {"succeededCount": 2}]), "1,4"),
+            Some("Matched rules at index 1".into())
+        );
         assert_eq!(met(json!([{"succeededIndexes": "0"}]), ""), None);
         assert_eq!(success(None, 10, &Indexes::parse("1", 10)), None);
     }

@@ -120,7 +120,8 @@ impl Run {
     fn count(&mut self) {
         let status = self.status();
         let uncounted = status.uncounted_terminated_pods.unwrap_or_default();
-        let (old_succeeded, old_failed) = (uncounted.succeeded.unwrap_or_default(), uncounted.failed.unwrap_or_default());
+        let (old_succeeded, old_failed) =
+            (uncounted.succeeded.unwrap_or_default(), uncounted.failed.unwrap_or_default());
         let new = |known: &[String], test: &dyn Fn(&Pod) -> bool| -> Vec<Arc<Pod>> {
             let known: HashSet<&str> = known.iter().map(String::as_str).collect();
             let valid = self.pods.iter().filter(|p| self.is_valid(p) && !known.contains(p.uid_str()));
@@ -189,9 +190,9 @@ impl Run {
             return false;
         }
         let living = self.pods.iter().filter(|p| matches!(pods::phase(p), "Running" | "Pending"));
-        let statuses = living.filter_map(|p| p.status.as_ref()).flat_map(|s| {
-            s.init_container_statuses.iter().flatten().chain(s.container_statuses.iter().flatten())
-        });
+        let statuses = living
+            .filter_map(|p| p.status.as_ref())
+            .flat_map(|s| s.init_container_statuses.iter().flatten().chain(s.container_statuses.iter().flatten()));
         let restarts: i32 = statuses.map(|s| s.restart_count).fold(0, i32::saturating_add);
         match self.job.backoff_limit() {
             0 => restarts > 0,

@@ -78,17 +78,47 @@ fn work() {
         ("new", json!({}), json!({}), &[][..], "+2 []"),
         ("one succeeded", json!({}), json!({}), &["a - Succeeded", "b - Running"][..], "nothing"),
         ("counted ones too", json!({"parallelism": 5}), json!({"succeeded": 1}), &[], "+1 []"),
-        ("uncounted ones once", json!({}), json!({"uncountedTerminatedPods": {"succeeded": ["a"]}}), &["a - Succeeded"], "+1 []"),
+        (
+            "uncounted ones once",
+            json!({}),
+            json!({"uncountedTerminatedPods": {"succeeded": ["a"]}}),
+            &["a - Succeeded"],
+            "+1 []",
+        ),
         ("less parallelism", json!({"parallelism": 1}), json!({}), &["a - Running", "b - Pending"], "-b"),
         ("a work queue", json!({"completions": null}), json!({}), &["a - Running"], "+1 []"),
-        ("whose first pod is done", json!({"completions": null}), json!({}), &["a - Running", "b - Succeeded"], "nothing"),
+        (
+            "whose first pod is done",
+            json!({"completions": null}),
+            json!({}),
+            &["a - Running", "b - Succeeded"],
+            "nothing",
+        ),
         ("suspended", json!({"suspend": true}), json!({}), &["a - Running", "b - Running"], "-a,b"),
         ("replaces what goes", json!({}), json!({}), &["a - Running going", "b - Running"], "+1 []"),
-        ("or waits for it", json!({"podReplacementPolicy": "Failed"}), json!({}), &["a - Running going", "b - Running"], "nothing"),
+        (
+            "or waits for it",
+            json!({"podReplacementPolicy": "Failed"}),
+            json!({}),
+            &["a - Running going", "b - Running"],
+            "nothing",
+        ),
         ("indexes", indexed(json!({})), json!({}), &["a 1 Running"], "+2 [0, 2]"),
         ("done indexes", indexed(json!({})), json!({"completedIndexes": "0,1"}), &["a 2 Succeeded"], "+1 [3]"),
-        ("double and foreign indexes", indexed(json!({})), json!({}), &["a 0 Running", "b 0 Pending", "c 9 Running", "d - Running", "e 1 Running"], "-b,c,d"),
-        ("failed indexes", indexed(json!({"backoffLimitPerIndex": 1})), json!({"failedIndexes": "0"}), &[], "+3 [1, 2, 3]"),
+        (
+            "double and foreign indexes",
+            indexed(json!({})),
+            json!({}),
+            &["a 0 Running", "b 0 Pending", "c 9 Running", "d - Running", "e 1 Running"],
+            "-b,c,d",
+        ),
+        (
+            "failed indexes",
+            indexed(json!({"backoffLimitPerIndex": 1})),
+            json!({"failedIndexes": "0"}),
+            &[],
+            "+3 [1, 2, 3]",
+        ),
     ] {
         let run = run(job(spec, status), there);
         assert!(run.finished.is_none(), "{name}");
@@ -105,10 +135,16 @@ fn ends() {
     let none = || json!({});
     assert_eq!(end(none(), none(), &["a - Failed"]), "");
     assert_eq!(end(json!({"backoffLimit": 0}), none(), &["a - Failed"]), "FailureTarget BackoffLimitExceeded");
-    assert_eq!(end(json!({"backoffLimit": 1}), json!({"failed": 1}), &["a - Failed"]), "FailureTarget BackoffLimitExceeded");
+    assert_eq!(
+        end(json!({"backoffLimit": 1}), json!({"failed": 1}), &["a - Failed"]),
+        "FailureTarget BackoffLimitExceeded"
+    );
     let deadline = json!({"activeDeadlineSeconds": 60});
     assert_eq!(end(deadline.clone(), json!({"startTime": "2026-01-01T00:59:30Z"}), &[]), "");
-    assert_eq!(end(deadline.clone(), json!({"startTime": "2026-01-01T00:59:00Z"}), &[]), "FailureTarget DeadlineExceeded");
+    assert_eq!(
+        end(deadline.clone(), json!({"startTime": "2026-01-01T00:59:00Z"}), &[]),
+        "FailureTarget DeadlineExceeded"
+    );
     let left = run(job(deadline, json!({"startTime": "2026-01-01T00:59:30Z"})), &[]).deadline;
     assert_eq!(left, Some(Duration::from_secs(30)));
     let target = json!({"conditions": [{"type": "FailureTarget", "status": "True", "reason": "Why"}]});
@@ -119,16 +155,21 @@ fn ends() {
         {"action": "FailJob", "onExitCodes": {"operator": "In", "values": [1]}}]}});
     assert_eq!(end(policy, none(), &["a - Failed"]), "FailureTarget PodFailurePolicy");
     let indexed = |extra: Value| {
-        let mut spec = json!({"completionMode": "Indexed", "completions": 2, "backoffLimitPerIndex": 0, "backoffLimit": 99});
+        let mut spec =
+            json!({"completionMode": "Indexed", "completions": 2, "backoffLimitPerIndex": 0, "backoffLimit": 99});
         spec.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
         spec
     };
     assert_eq!(end(indexed(none()), none(), &["a 0 Failed"]), "");
     assert_eq!(end(indexed(none()), none(), &["a 0 Failed", "b 1 Succeeded"]), "FailureTarget FailedIndexes");
-    assert_eq!(end(indexed(json!({"maxFailedIndexes": 0})), none(), &["a 0 Failed"]), "FailureTarget MaxFailedIndexesExceeded");
+    assert_eq!(
+        end(indexed(json!({"maxFailedIndexes": 0})), none(), &["a 0 Failed"]),
+        "FailureTarget MaxFailedIndexesExceeded"
+    );
     let success = json!({"successPolicy": {"rules": [{"succeededIndexes": "1"}]}});
     assert_eq!(end(indexed(success), none(), &["b 1 Succeeded"]), "SuccessCriteriaMet SuccessPolicy");
-    let restarts = job(json!({"backoffLimit": 0, "template": {"spec": {"containers": [], "restartPolicy": "OnFailure"}}}), none());
+    let restarts =
+        job(json!({"backoffLimit": 0, "template": {"spec": {"containers": [], "restartPolicy": "OnFailure"}}}), none());
     let mut restarted = (*pod("a - Running")).clone();
     restarted.status.as_mut().unwrap().container_statuses.as_mut().unwrap()[0].restart_count = 1;
     let run = Run::new(restarts, vec![Arc::new(restarted)], HashSet::new(), Record::default(), now());
@@ -165,7 +206,7 @@ impl World {
             writes = writes.saturating_sub(1);
             may
         };
-        self.now = self.now + SignedDuration::from_mins(20);
+        self.now += SignedDuration::from_mins(20);
         let mut run = Run::new(self.job.clone(), self.pods.clone(), HashSet::new(), Record::default(), self.now);
         if run.finished.is_some() {
             for pod in run.active_pods.clone() {

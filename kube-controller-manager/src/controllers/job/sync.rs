@@ -8,10 +8,10 @@ use k8s_openapi::api::batch::v1::{Job, JobStatus};
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Api, PostParams};
 
+use super::Controller;
 use super::facts::{COMPLETE, FINALIZER, JobExt, is_tracked};
 use super::run::{Run, Work};
 use super::track::{Tracking, settle};
-use super::Controller;
 use crate::events::reference;
 use crate::shared::batch::{CONCURRENT_CALLS, slow_start, slow_start_over};
 use crate::shared::consistency::LOOK_AGAIN;
@@ -89,9 +89,7 @@ impl Controller {
             let message = "Reached expected number of succeeded pods";
             let met = super::facts::condition(super::facts::SUCCESS_MET, "CompletionsReached", message, run.now);
             run.finished = Some(met);
-        } else if acts
-            && let Some(reason) = run.note_suspension()
-        {
+        } else if acts && let Some(reason) = run.note_suspension() {
             let message = format!("Job {}", reason.to_lowercase());
             self.control.events.normal(&reference(&run.job), reason, message);
             return (result, true);

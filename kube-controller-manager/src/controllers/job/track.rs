@@ -9,7 +9,9 @@ use std::sync::Arc;
 use k8s_openapi::api::batch::v1::{JobCondition, JobStatus};
 use k8s_openapi::api::core::v1::Pod;
 
-use super::facts::{COMPLETE, FAILURE_TARGET, JobExt, SUCCESS_MET, condition, ensure_condition, has_failed, index_of, is_tracked};
+use super::facts::{
+    COMPLETE, FAILURE_TARGET, JobExt, SUCCESS_MET, condition, ensure_condition, has_failed, index_of, is_tracked,
+};
 use super::indexes::Indexes;
 use super::policies::judge;
 use super::run::{Run, failed_for};
@@ -44,8 +46,10 @@ impl Run {
         let set = |list: &Option<Vec<String>>| list.iter().flatten().cloned().collect::<HashSet<String>>();
         let (was_succeeded, was_failed) = (set(&uncounted.succeeded), set(&uncounted.failed));
         let mut tracking = Tracking { write: settle(&mut status, &tracked), release: Vec::new(), tracked, full: false };
-        let (mut new_indexes, mut uncounted) = (Vec::new(), status.uncounted_terminated_pods.take().unwrap_or_default());
-        let (succeeded, failed) = (uncounted.succeeded.get_or_insert_default(), uncounted.failed.get_or_insert_default());
+        let (mut new_indexes, mut uncounted) =
+            (Vec::new(), status.uncounted_terminated_pods.take().unwrap_or_default());
+        let (succeeded, failed) =
+            (uncounted.succeeded.get_or_insert_default(), uncounted.failed.get_or_insert_default());
         let indexed = self.job.is_indexed();
         let mut order: Vec<&Arc<Pod>> = self.pods.iter().collect();
         if indexed {
@@ -159,7 +163,9 @@ fn conditions(status: &mut JobStatus) -> &mut Vec<JobCondition> {
 pub(super) fn settle(status: &mut JobStatus, tracked: &HashSet<String>) -> bool {
     let uncounted = status.uncounted_terminated_pods.get_or_insert_default();
     let mut changed = false;
-    for (list, total) in [(&mut uncounted.succeeded, &mut status.succeeded), (&mut uncounted.failed, &mut status.failed)] {
+    for (list, total) in
+        [(&mut uncounted.succeeded, &mut status.succeeded), (&mut uncounted.failed, &mut status.failed)]
+    {
         let Some(list) = list else { continue };
         let before = list.len();
         list.retain(|uid| tracked.contains(uid));

@@ -308,6 +308,7 @@ mod tests {
             kind: "Deployment".into(),
             plural: "deployments".into(),
             namespaced: true,
+            scalable: false,
             verbs: Default::default(),
         };
         let mut findings = Findings::default();

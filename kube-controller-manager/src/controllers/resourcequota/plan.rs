@@ -95,6 +95,7 @@ mod tests {
             kind: String::new(),
             plural: plural.into(),
             namespaced: true,
+            scalable: false,
             verbs: ["list".to_owned()].into(),
         };
         let all = [served("", "pods"), served("", "events"), served("apps", "deployments"), served("", "secrets")];

@@ -133,9 +133,9 @@ pub(super) fn set_identity(pod: &mut Pod) {
 
 /// Does the pod bear its name in its label?
 pub(super) fn identity_matches(set: &StatefulSet, pod: &Pod) -> bool {
-    parse_name(pod.name_str()).is_some_and(|(parent, ordinal)| {
-        parent == set.name_str() && pod.name_str() == format!("{parent}-{ordinal}")
-    }) && pod.label(NAME_LABEL) == Some(pod.name_str())
+    parse_name(pod.name_str())
+        .is_some_and(|(parent, ordinal)| parent == set.name_str() && pod.name_str() == format!("{parent}-{ordinal}"))
+        && pod.label(NAME_LABEL) == Some(pod.name_str())
 }
 
 /// Has the pod the volumes of the set's claims?

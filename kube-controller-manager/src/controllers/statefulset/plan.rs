@@ -196,9 +196,8 @@ impl View<'_> {
     fn roll(&self, slots: &[Option<Arc<Pod>>], plan: &mut Plan) {
         let bad = |slot: &Option<Arc<Pod>>| !slot.as_ref().is_some_and(|p| self.is_available(p) && !p.is_deleting());
         let from = usize::try_from(self.set.partition()).unwrap_or(0).min(slots.len());
-        let outdated = |slot: &Option<Arc<Pod>>| {
-            slot.clone().filter(|p| pod_revision(p) != self.update.name && !p.is_deleting())
-        };
+        let outdated =
+            |slot: &Option<Arc<Pod>>| slot.clone().filter(|p| pod_revision(p) != self.update.name && !p.is_deleting());
         let limit = self.set.rolling().and_then(|r| r.max_unavailable.as_ref());
         let victims: Vec<Arc<Pod>> = match limit {
             Some(limit) => {
@@ -266,7 +265,11 @@ impl View<'_> {
 pub(super) fn complete_update(set: &StatefulSet, status: &mut StatefulSetStatus) {
     let all = set.replicas();
     let n = |v: Option<i32>| v.unwrap_or(0);
-    if set.is_rolling() && n(status.updated_replicas) == all && n(status.ready_replicas) == all && status.replicas == all {
+    if set.is_rolling()
+        && n(status.updated_replicas) == all
+        && n(status.ready_replicas) == all
+        && status.replicas == all
+    {
         status.current_replicas = status.updated_replicas;
         status.current_revision = status.update_revision.clone();
     }

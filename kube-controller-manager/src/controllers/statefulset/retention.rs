@@ -101,17 +101,22 @@ mod tests {
     #[test]
     fn owners_follow_the_policy() {
         let set = |deleted: &str, scaled: &str| -> StatefulSet {
-            serde_json::from_value(json!({"metadata": {"name": "web", "uid": "S"}, "spec": {"replicas": 2, "selector": {}, "template": {},
-                "persistentVolumeClaimRetentionPolicy": {"whenDeleted": deleted, "whenScaled": scaled}}}))
+            serde_json::from_value(
+                json!({"metadata": {"name": "web", "uid": "S"}, "spec": {"replicas": 2, "selector": {}, "template": {},
+                "persistentVolumeClaimRetentionPolicy": {"whenDeleted": deleted, "whenScaled": scaled}}}),
+            )
             .unwrap()
         };
-        let pod = |name: &str| -> Pod { serde_json::from_value(json!({"metadata": {"name": name, "uid": "P"}})).unwrap() };
+        let pod =
+            |name: &str| -> Pod { serde_json::from_value(json!({"metadata": {"name": name, "uid": "P"}})).unwrap() };
         let claim = |owners: Value| -> PersistentVolumeClaim {
             serde_json::from_value(json!({"metadata": {"name": "c", "ownerReferences": owners}})).unwrap()
         };
         let uids = |c: &PersistentVolumeClaim| owners(c).iter().map(|r| r.uid.clone()).collect::<Vec<_>>().join(",");
-        let of_set = json!({"apiVersion": "apps/v1", "kind": "StatefulSet", "name": "web", "uid": "S", "controller": true});
-        let of_pod = |name: &str| json!({"apiVersion": "v1", "kind": "Pod", "name": name, "uid": "P", "controller": true});
+        let of_set =
+            json!({"apiVersion": "apps/v1", "kind": "StatefulSet", "name": "web", "uid": "S", "controller": true});
+        let of_pod =
+            |name: &str| json!({"apiVersion": "v1", "kind": "Pod", "name": name, "uid": "P", "controller": true});
         for (policy, name, before, current, after) in [
             (("Retain", "Retain"), "web-0", json!([]), true, ""),
             (("Retain", "Retain"), "web-0", json!([of_set]), false, ""),

@@ -37,7 +37,12 @@ impl Controller {
     }
 
     /// Finds or makes the revision of the current template.
-    pub(super) async fn revisions(&self, key: &str, set: &StatefulSet, selector: &Selector) -> Result<Revisions, Error> {
+    pub(super) async fn revisions(
+        &self,
+        key: &str,
+        set: &StatefulSet,
+        selector: &Selector,
+    ) -> Result<Revisions, Error> {
         let candidates = Owners::candidates(set, &self.revisions);
         let matches = |r: &ControllerRevision| selector::selects(selector, &r.metadata);
         let all = owned::claim(&self.control.client, set, candidates, matches, None).await?;
@@ -93,7 +98,12 @@ impl Controller {
     }
 
     /// Deletes the oldest revisions that neither the set nor a pod is of, beyond `revisionHistoryLimit`.
-    pub(super) async fn clean_up(&self, set: &StatefulSet, revisions: &Revisions, pods: &[Arc<Pod>]) -> Result<(), Error> {
+    pub(super) async fn clean_up(
+        &self,
+        set: &StatefulSet,
+        revisions: &Revisions,
+        pods: &[Arc<Pod>],
+    ) -> Result<(), Error> {
         let limit = set.spec.as_ref().and_then(|s| s.revision_history_limit).unwrap_or(10);
         let Ok(limit) = usize::try_from(limit) else { return Ok(()) };
         let mut live: HashSet<&str> = pods.iter().map(|p| pod_revision(p)).collect();

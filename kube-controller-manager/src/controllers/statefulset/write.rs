@@ -6,7 +6,7 @@ use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{ObjectReference, PersistentVolumeClaim, Pod};
 use kube::api::{Api, DeleteParams, PostParams};
 
-use super::facts::{claim_name, identity_matches, ordinal, set_identity, set_volumes, storage_matches, StatefulSetExt};
+use super::facts::{StatefulSetExt, claim_name, identity_matches, ordinal, set_identity, set_volumes, storage_matches};
 use super::plan::{self, Step};
 use super::{Controller, Error, retention};
 use crate::events::reference;

@@ -7,8 +7,8 @@ use common::informer::{Event, Informer, WorkQueue, object_key, run_workers, spli
 use common::telemetry;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::batch::v1::Job;
-use kube::api::{Api, DeleteParams, PropagationPolicy};
 use kube::Client;
+use kube::api::{Api, DeleteParams, PropagationPolicy};
 use prometheus::{Histogram, HistogramOpts};
 
 use crate::context::{Context, Task};
@@ -109,7 +109,8 @@ mod tests {
     fn when_jobs_go() {
         let job = |ttl: Value, kind: &str, status: &str| -> Option<String> {
             let condition = json!([{"type": kind, "status": status, "lastTransitionTime": "2026-01-01T00:00:10Z"}]);
-            let job = json!({"spec": {"template": {}, "ttlSecondsAfterFinished": ttl}, "status": {"conditions": condition}});
+            let job =
+                json!({"spec": {"template": {}, "ttlSecondsAfterFinished": ttl}, "status": {"conditions": condition}});
             expiry(&serde_json::from_value(job).unwrap()).map(|t| t.to_string())
         };
         assert_eq!(job(json!(20), "Complete", "True").as_deref(), Some("2026-01-01T00:00:30Z"));

@@ -8,8 +8,8 @@ use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Topolo
 use k8s_openapi::api::storage::v1::StorageClass;
 
 use crate::cache::snapshot::NodeView;
-use crate::framework::nodeselector::Term;
 use crate::storage::{Storage, facts};
+use common::meta::nodeselector::Term;
 
 /// A claim of the pod is not to be had on a node. The words are upstream's.
 pub const NO_VOLUME: &str = "node(s) didn't find available persistent volumes to bind";
