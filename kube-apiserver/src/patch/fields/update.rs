@@ -72,7 +72,11 @@ pub fn forget_new_times(old: &Value, new: &mut Value) {
     let (Some(Value::Array(before)), Some(Value::Array(after))) = (managed_fields(old), managed_fields(new)) else {
         return;
     };
-    let only_time = |a: &Value, b: &Value| same_but(a, b, &|name| name == "time");
+    // Exactly: in a set of fields all values are empty.
+    let covers = |a: &Value, b: &Value| {
+        a.as_object().into_iter().flatten().all(|(name, value)| name == "time" || b.get(name) == Some(value))
+    };
+    let only_time = |a: &Value, b: &Value| covers(a, b) && covers(b, a);
     if before == after || before.len() != after.len() || !before.iter().zip(after).all(|(a, b)| only_time(a, b)) {
         return;
     }
@@ -92,4 +96,21 @@ fn same_but(a: &Value, b: &Value, left_out: &dyn Fn(&str) -> bool) -> bool {
         a.iter().all(|(name, value)| left_out(name) || same(Some(value), b.get(name)))
     };
     covers(a, b) && covers(b, a)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_new_time_is_forgotten_only_alone() {
+        let object = |time: &str, fields: Value| json!({"metadata": {"managedFields": [{"manager": "m", "time": time, "fieldsV1": fields}]}, "spec": {"a": 1}});
+        let (both, one) = (json!({"f:spec": {"f:a": {}, "f:env": {"f:x": {}}}}), json!({"f:spec": {"f:a": {}}}));
+        let old = object("1", both.clone());
+        for (mut new, kept) in [(object("2", both), true), (object("2", one), false)] {
+            forget_new_times(&old, &mut new);
+            assert_eq!(new == old, kept, "{new}");
+        }
+    }
 }
