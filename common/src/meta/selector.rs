@@ -36,40 +36,48 @@ pub struct Requirement {
 
 impl Requirement {
     /// A checked requirement.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it, in upstream's words.
     pub fn new(key: &str, operator: Operator, mut values: Vec<String>) -> Result<Self, String> {
-        if let Some(error) = names::label_key(key).into_iter().next() {
-            return Err(format!("key: Invalid value: {key:?}: {error}"));
-        }
+        values.sort();
+        values.dedup();
+        let mut errors = Vec::new();
+        errors.extend(invalid("key", key, &names::label_key(key)));
+        let list = format!("[{}]", values.join(" "));
+        let mut misfit = |detail: &str| errors.push(format!("values: Invalid value: {list}: {detail}"));
         match operator {
             Operator::In | Operator::NotIn if values.is_empty() => {
-                return Err("values: Invalid value: []: for 'in', 'notin' operators, values set can't be empty".into());
+                misfit("for 'in', 'notin' operators, values set can't be empty");
             }
             Operator::Exists | Operator::DoesNotExist if !values.is_empty() => {
-                return Err(format!(
-                    "values: Invalid value: {values:?}: values set must be empty for exists and does not exist"
-                ));
+                misfit("values set must be empty for exists and does not exist");
             }
-            Operator::GreaterThan | Operator::LessThan if values.len() != 1 => {
-                return Err(format!(
-                    "values: Invalid value: {values:?}: for 'Gt', 'Lt' operators, exactly one value is required"
-                ));
-            }
-            Operator::GreaterThan | Operator::LessThan if values[0].parse::<i64>().is_err() => {
-                return Err(format!(
-                    "values[0]: Invalid value: {:?}: for 'Gt', 'Lt' operators, the value must be an integer",
-                    values[0]
-                ));
+            Operator::GreaterThan | Operator::LessThan => {
+                if values.len() != 1 {
+                    misfit("for 'Gt', 'Lt' operators, exactly one value is required");
+                }
+                for (index, value) in values.iter().enumerate().filter(|(_, value)| value.parse::<i64>().is_err()) {
+                    let detail = "for 'Gt', 'Lt' operators, the value must be an integer".to_owned();
+                    errors.extend(invalid(&format!("values[{index}]"), value, &[detail]));
+                }
             }
             _ => {}
         }
         for (index, value) in values.iter().enumerate() {
-            if let Some(error) = names::label_value(value).into_iter().next() {
-                return Err(format!("values[{index}][{key}]: Invalid value: {value:?}: {error}"));
+            errors.extend(invalid(&format!("values[{index}][{key}]"), value, &names::label_value(value)));
+        }
+        let mut told = Vec::with_capacity(errors.len());
+        for error in errors {
+            if !told.contains(&error) {
+                told.push(error);
             }
         }
-        values.sort();
-        values.dedup();
-        Ok(Self { key: key.to_owned(), operator, values })
+        match told.as_slice() {
+            [] => Ok(Self { key: key.to_owned(), operator, values }),
+            [error] => Err(error.clone()),
+            many => Err(format!("[{}]", many.join(", "))),
+        }
     }
 
     fn matches(&self, value: Option<&str>) -> bool {
@@ -106,6 +114,11 @@ impl fmt::Display for Requirement {
             Operator::LessThan => write!(formatter, "{key}<{values}"),
         }
     }
+}
+
+/// One complaint about a field, made of all that is wrong with it.
+fn invalid(field: &str, value: &str, wrong: &[String]) -> Option<String> {
+    (!wrong.is_empty()).then(|| format!("{field}: Invalid value: {value:?}: {}", wrong.join("; ")))
 }
 
 /// A compiled label selector: all requirements must hold.
@@ -226,8 +239,11 @@ pub struct FieldTerm {
 impl FieldSelector {
     /// Parses `a=b,c!=d`, with `\` before `\`, `,` and `=` in values.
     pub fn parse(text: &str) -> Result<Self, String> {
+        let mut parts = split_unescaped(text);
+        // The order of upstream's complaints.
+        parts.sort_unstable();
         let mut terms = Vec::new();
-        for term in split_unescaped(text).into_iter().filter(|term| !term.is_empty()) {
+        for term in parts.into_iter().filter(|term| !term.is_empty()) {
             let (path, equal, value) =
                 split_term(term).ok_or_else(|| format!("invalid selector: '{text}'; can't understand '{term}'"))?;
             terms.push(FieldTerm { path: path.to_owned(), equal, value: unescape(value)? });
@@ -300,7 +316,10 @@ fn unescape(value: &str) -> Result<String, String> {
                     ));
                 }
             },
-            '=' | ',' => return Err(format!("invalid field selector: unescaped character in value: {char}")),
+            // Upstream tells the number of the character.
+            '=' | ',' => {
+                return Err(format!("invalid field selector: unescaped character in value: {}", u32::from(char)));
+            }
             _ => plain.push(char),
         }
     }
@@ -346,7 +365,26 @@ mod tests {
     fn errors_are_upstreams() {
         for (text, want) in [
             ("app in web", "unable to parse requirement: found 'web' expected: '('"),
-            ("=a", "unable to parse requirement: found '=', expected: identifier"),
+            ("=a", "found '=', expected: !, identifier, or 'end of string'"),
+            (",", "found ',', expected: !, identifier, or 'end of string'"),
+            ("!", "unable to parse requirement: found '', expected: identifier"),
+            ("!a=b", "found '=', expected: ',' or 'end of string'"),
+            ("a===b", "unable to parse requirement: found '=', expected: identifier"),
+            ("a in (b,=)", "unable to parse requirement: found '=', expected: ',', or identifier"),
+            ("a in (=)", "unable to parse requirement: found '=', expected: ',', ')' or identifier"),
+            ("a in (b", "unable to parse requirement: found '', expected: ',' or ')'"),
+            (
+                "a=_,b",
+                "unable to parse requirement: values[0][a]: Invalid value: \"_\": a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyValue',  or 'my_value',  or '12345', regex used for validation is '(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?')",
+            ),
+            (
+                "a/b/c in nothing",
+                "unable to parse requirement: <nil>: Invalid value: \"a/b/c\": a valid label key must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]') with an optional DNS subdomain prefix and '/' (e.g. 'example.com/MyName')",
+            ),
+            (
+                "a>b",
+                "unable to parse requirement: values[0]: Invalid value: \"b\": for 'Gt', 'Lt' operators, the value must be an integer",
+            ),
             ("a=b=c", "found '=', expected: ',' or 'end of string'"),
             ("a=b,", "found '', expected: identifier after ','"),
             ("a b", "unable to parse requirement: found 'b', expected: in, notin, =, ==, !=, gt, lt"),
@@ -369,6 +407,13 @@ mod tests {
         assert!(!selector.matches_with(|path| (path == "status.phase").then_some("Failed")));
         assert_eq!(selector.exact("a"), Some("x,y"));
         assert_eq!(selector.to_string(), "spec.nodeName=,status.phase!=Failed,a=x\\,y");
-        assert!(FieldSelector::parse("oops").is_err());
+        for (text, want) in [
+            ("oops", "invalid selector: 'oops'; can't understand 'oops'"),
+            ("a=b=c", "invalid field selector: unescaped character in value: 61"),
+            ("a=\\x", "invalid field selector: invalid escape sequence: \\x"),
+            ("a=\\", "invalid field selector: invalid escape sequence: \\"),
+        ] {
+            assert_eq!(FieldSelector::parse(text).unwrap_err(), want);
+        }
     }
 }

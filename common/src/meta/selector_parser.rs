@@ -24,6 +24,10 @@ struct Lexed {
     literal: String,
 }
 
+fn is_space(char: char) -> bool {
+    matches!(char, ' ' | '\t' | '\r' | '\n')
+}
+
 fn is_special(char: char) -> bool {
     "=!(),><".contains(char)
 }
@@ -31,7 +35,7 @@ fn is_special(char: char) -> bool {
 /// Splits into tokens. Whether `in` is a keyword depends on what came before, so both are told apart by the parser.
 fn lex(text: &str) -> Vec<Lexed> {
     let mut tokens = Vec::new();
-    let mut rest = text.trim_start();
+    let mut rest = text.trim_start_matches(is_space);
     while !rest.is_empty() {
         let operators = [
             ("==", Token::DoubleEquals),
@@ -47,7 +51,7 @@ fn lex(text: &str) -> Vec<Lexed> {
         let (token, length) = match operators.into_iter().find(|(text, _)| rest.starts_with(text)) {
             Some((text, token)) => (token, text.len()),
             None => {
-                let length = rest.find(|char: char| is_special(char) || char.is_whitespace()).unwrap_or(rest.len());
+                let length = rest.find(|char: char| is_special(char) || is_space(char)).unwrap_or(rest.len());
                 let token = match &rest[..length] {
                     "in" => Token::In,
                     "notin" => Token::NotIn,
@@ -57,7 +61,7 @@ fn lex(text: &str) -> Vec<Lexed> {
             }
         };
         tokens.push(Lexed { token, literal: rest[..length].to_owned() });
-        rest = rest[length..].trim_start();
+        rest = rest[length..].trim_start_matches(is_space);
     }
     tokens
 }
@@ -76,12 +80,7 @@ pub(super) fn parse(text: &str) -> Result<Vec<Requirement>, String> {
     loop {
         let (token, literal) = parser.peek();
         if !matches!(token, Token::Identifier | Token::Not | Token::In | Token::NotIn) {
-            return match token {
-                Token::Comma | Token::Open | Token::Close => {
-                    Err(format!("found '{literal}', expected: !, identifier, or 'end of string'"))
-                }
-                _ => Err(format!("unable to parse requirement: found '{literal}', expected: identifier")),
-            };
+            return Err(format!("found '{literal}', expected: !, identifier, or 'end of string'"));
         }
         requirements.push(parser.requirement().map_err(|error| format!("unable to parse requirement: {error}"))?);
         match parser.take() {
@@ -120,6 +119,10 @@ impl Parser {
         if !matches!(token, Token::Identifier | Token::In | Token::NotIn) {
             return Err(format!("found '{key}', expected: identifier"));
         }
+        // Upstream's path of a key is nil.
+        if let Some(error) = super::invalid("<nil>", &key, &crate::meta::names::label_key(&key)) {
+            return Err(error);
+        }
         if negated {
             return Requirement::new(&key, Operator::DoesNotExist, Vec::new());
         }
@@ -157,6 +160,7 @@ impl Parser {
             return Err(format!("found '{literal}' expected: '('"));
         }
         let mut values = Vec::new();
+        let mut listed = false;
         loop {
             match self.take() {
                 (Token::Identifier | Token::In | Token::NotIn, value) => {
@@ -175,8 +179,10 @@ impl Parser {
                     }
                     return Ok(values);
                 }
+                (_, literal) if listed => return Err(format!("found '{literal}', expected: ',', or identifier")),
                 (_, literal) => return Err(format!("found '{literal}', expected: ',', ')' or identifier")),
             }
+            listed = true;
         }
     }
 }
