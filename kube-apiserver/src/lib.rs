@@ -9,6 +9,9 @@ pub mod authz;
 pub mod bootstrap;
 pub mod discovery;
 pub mod endpoints;
+#[cfg(any(test, feature = "fuzz"))]
+#[doc(hidden)]
+pub mod fuzz;
 pub mod openapi;
 pub mod options;
 pub mod patch;

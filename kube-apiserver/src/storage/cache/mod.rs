@@ -44,6 +44,8 @@ pub use object::{CachedObject, Labels};
 pub use outline::without_managers;
 pub use protobuf::{Protobuf, frame as protobuf_frame};
 pub use select::{FieldRequirement, LabelMatcher, Selection};
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) use token::fuzz as fuzz_token;
 pub use watch::{EventKind, WatchFrom, WatchItem, WatchQuery, Watcher, bookmark_frame};
 
 /// How often the store is asked whether it has come to a revision of the future.

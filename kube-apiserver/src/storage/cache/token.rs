@@ -57,6 +57,16 @@ pub(super) fn decode(token: &str, prefix: &str) -> Result<Continue, CacheError> 
     Ok(Continue { start: format!("{prefix}{relative}"), revision: u64::try_from(token.rv).ok() })
 }
 
+/// For [`crate::fuzz`]: what is accepted stays below the prefix and survives being encoded again.
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) fn fuzz(text: &str) {
+    const PREFIX: &str = "/registry/pods/";
+    let Ok(found) = decode(text, PREFIX) else { return };
+    assert!(found.start.starts_with(PREFIX) && !found.start.contains("/../"));
+    let again = encode(&found.start, PREFIX, found.revision).and_then(|token| decode(&token, PREFIX).ok());
+    assert_eq!(again, Some(found));
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
