@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Installs what building Corten and running a local cluster need, on Debian 12, as root. Does nothing when all is there.
-# kubectl of the target release comes from Debian unstable, unpacked beside the build output and never installed.
+# kubectl of the target release comes from Debian unstable, unpacked beside the build output and never installed; so do the other
+# clients of the tests (hack/install-clients.sh).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 out=$PWD/_output/tools
@@ -16,6 +17,8 @@ wanted=(
     iproute2:/usr/bin/ip util-linux:/usr/bin/nsenter busybox-static:/bin/busybox etcd-server:/usr/bin/etcd
     ca-certificates:/etc/ssl/certs curl:/usr/bin/curl mount:/usr/bin/mount procps:/usr/bin/pgrep socat:/usr/bin/socat
 )
+# The clients' virtual environment.
+python3 -c 'import ensurepip, venv' 2>/dev/null || wanted+=(python3:/none python3-venv:/none)
 missing=()
 for w in "${wanted[@]}"; do [ -e "${w#*:}" ] || missing+=("${w%%:*}"); done
 
@@ -38,16 +41,12 @@ if ! kubectl_is_current "$out/kubectl"; then
         ln -sfn "$(command -v kubectl)" "$out/kubectl"
     else
         say "fetching kubectl 1.36 from Debian unstable"
-        apt=$out/apt; rm -rf "$apt"; mkdir -p "$apt"/lists/partial "$apt"/cache/archives/partial
-        uri=$(cat /etc/apt/sources.list.d/*.sources 2>/dev/null | awk '/^URIs:/ {print $2; exit}')
-        [ -n "$uri" ] || uri=$(awk '$1 == "deb" {for (i = 2; i <= NF; i++) if ($i ~ /:\/\//) {print $i; exit}}' /etc/apt/sources.list)
-        [ -n "$uri" ] || die "no Debian mirror in this machine's apt sources"
-        echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $uri unstable main" >"$apt/sources.list"
-        opts=(-qq -o Dir::Etc::sourcelist="$apt/sources.list" -o Dir::Etc::sourceparts=/dev/null -o Dir::State::lists="$apt/lists"
-            -o Dir::Cache="$apt/cache" -o Dir::State::status=/dev/null -o APT::Sandbox::User=root)
-        (cd "$apt" && apt-get "${opts[@]}" update && apt-get "${opts[@]}" download kubectl) || die "could not fetch kubectl from Debian unstable"
-        dpkg -x "$apt"/kubectl_*.deb "$apt/kubectl" && mv "$apt/kubectl/usr/bin/kubectl" "$out/kubectl" && rm -rf "$apt"
+        rm -rf "$out/apt"
+        ./hack/debian-unstable.sh "$out/apt" kubectl || die "could not fetch kubectl from Debian unstable"
+        mv "$out/apt/usr/bin/kubectl" "$out/kubectl" && rm -rf "$out/apt"
         kubectl_is_current "$out/kubectl" || die "Debian unstable's kubectl is not 1.36 any more; put kubectl 1.36 on PATH"
     fi
 fi
+# Tests of clients that could not be had are skipped, and say so.
+./hack/install-clients.sh || say "warning: not all clients could be installed; their tests will be skipped"
 say "ready"

@@ -1,75 +1,10 @@
-//! Upstream's kubectl against the server. Skipped, saying so, where there is no kubectl: set `KUBECTL`, or install it with
-//! `hack/install-tools.sh`.
+//! `kubectl apply` and `diff`, on the client and on the server, strict and not.
 
-use std::path::{Path, PathBuf};
-use std::process::Stdio;
-
-use tokio::io::AsyncWriteExt;
-use tokio::process::Command;
-
-use super::support::Cluster;
-
-fn kubectl() -> Option<PathBuf> {
-    let installed = Path::new(env!("CARGO_MANIFEST_DIR")).join("../_output/tools/kubectl");
-    let found =
-        std::env::var_os("KUBECTL").map(PathBuf::from).into_iter().chain([installed]).find(|path| path.exists());
-    if found.is_none() {
-        eprintln!("skipped: no kubectl");
-    }
-    found
-}
-
-struct Kubectl {
-    program: PathBuf,
-    kubeconfig: PathBuf,
-}
-
-impl Kubectl {
-    /// Runs `kubectl <words>` with this text as standard input; answers success, output and errors.
-    async fn run(&self, words: &str, input: &str) -> (bool, String, String) {
-        let mut child = Command::new(&self.program)
-            .args(words.split_whitespace())
-            .env("KUBECONFIG", &self.kubeconfig)
-            .env("HOME", self.kubeconfig.parent().unwrap())
-            .env("KUBECTL_EXTERNAL_DIFF", "diff -u -N")
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .unwrap();
-        child.stdin.take().unwrap().write_all(input.as_bytes()).await.unwrap();
-        let output = child.wait_with_output().await.unwrap();
-        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
-        (output.status.success(), text(output.stdout), text(output.stderr))
-    }
-
-    async fn must(&self, words: &str, input: &str) -> String {
-        let (success, output, errors) = self.run(words, input).await;
-        assert!(success, "kubectl {words}: {output}{errors}");
-        output
-    }
-
-    async fn must_not(&self, words: &str, input: &str) -> String {
-        let (success, output, errors) = self.run(words, input).await;
-        assert!(!success, "kubectl {words}: {output}{errors}");
-        errors
-    }
-}
-
-fn deployment(replicas: u32, image: &str) -> String {
-    format!(
-        "apiVersion: apps/v1\nkind: Deployment\nmetadata:\n  name: web\nspec:\n  replicas: {replicas}\n  selector:\n    matchLabels:\n      app: web\n  \
-         template:\n    metadata:\n      labels:\n        app: web\n    spec:\n      containers:\n      - name: c\n        image: {image}\n        \
-         ports:\n        - containerPort: 80\n"
-    )
-}
+use super::{Kubectl, deployment};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn kubectl_applies_on_the_server() {
-    let Some(program) = kubectl() else { return };
-    let mut cluster = Cluster::start().await;
-    let kubectl = Kubectl { program, kubeconfig: cluster.kubeconfig() };
+    let Some((mut cluster, kubectl)) = Kubectl::start().await else { return };
     let apply = "apply --server-side -f -";
     assert_eq!(kubectl.must(apply, &deployment(1, "i:1")).await, "deployment.apps/web serverside-applied\n");
     assert_eq!(kubectl.must(apply, &deployment(1, "i:1")).await, "deployment.apps/web serverside-applied\n");
@@ -111,9 +46,7 @@ async fn kubectl_applies_on_the_server() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn kubectl_migrates_from_client_side_apply_and_back() {
-    let Some(program) = kubectl() else { return };
-    let mut cluster = Cluster::start().await;
-    let kubectl = Kubectl { program, kubeconfig: cluster.kubeconfig() };
+    let Some((mut cluster, kubectl)) = Kubectl::start().await else { return };
     kubectl.must("apply -f -", &deployment(1, "i:1")).await;
     kubectl.must("apply -f -", &deployment(2, "i:1")).await;
     let managers = "get deployment web --show-managed-fields -o jsonpath={.metadata.managedFields[*].manager}";
@@ -136,5 +69,55 @@ async fn kubectl_migrates_from_client_side_apply_and_back() {
     assert!(same && difference.is_empty(), "{difference}{errors}");
     kubectl.must("apply -f -", &deployment(4, "i:3")).await;
     assert_eq!(kubectl.must("get deployment web -o jsonpath={.spec.replicas}", "").await, "4");
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn kubectl_applies_every_kind_strictly() {
+    let Some((mut cluster, kubectl)) = Kubectl::start().await else { return };
+    let objects = include_str!("../objects.yaml");
+    let count = objects.lines().filter(|line| line.starts_with("kind: ")).count();
+    // What the rest needs first: a dry run stores nothing.
+    kubectl.must("create namespace objects", "").await;
+    kubectl.must("create serviceaccount default -n objects", "").await;
+    let dry = kubectl.must("apply --validate=strict --dry-run=server -f -", objects).await;
+    assert_eq!(dry.lines().filter(|line| line.ends_with(" (server dry run)")).count(), count, "{dry}");
+    let made = kubectl.must("apply --validate=strict -f -", objects).await;
+    assert_eq!(made.lines().count(), count, "{made}");
+    // Lists that are replaced whole conflict with their defaults.
+    let again = "apply --server-side --force-conflicts --field-manager=other --validate=strict -f -";
+    assert_eq!(kubectl.must(again, objects).await.lines().count(), count);
+    for form in ["yaml", "wide", "name"] {
+        kubectl.must(&format!("get -f - -o {form}"), objects).await;
+    }
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn kubectl_validates_strictly_or_warns() {
+    let Some((mut cluster, kubectl)) = Kubectl::start().await else { return };
+    let unknown = format!("{}  nonsense: 1\n", deployment(1, "i:1"));
+    let nested = deployment(1, "i:1").replace("        ports:", "        prots: []\n        ports:");
+    let refusals = [
+        (&unknown, "strict decoding error: unknown field \"spec.nonsense\""),
+        (&nested, "strict decoding error: unknown field \"spec.template.spec.containers[0].prots\""),
+    ];
+    for (manifest, told) in refusals {
+        for command in ["create --validate=strict -f -", "apply --validate=strict -f -", "apply --validate=true -f -"] {
+            let refused = kubectl.must_not(command, manifest).await;
+            assert!(refused.contains(told), "{command}: {refused}");
+        }
+    }
+    assert!(kubectl.must_not("get deployment web", "").await.contains("NotFound"));
+    let (done, _, warned) = kubectl.run("apply --validate=warn -f -", &nested).await;
+    assert!(done && warned.contains("Warning: unknown field \"spec.template.spec.containers[0].prots\""), "{warned}");
+    // And what is there is not changed by what is refused.
+    let refused = kubectl.must_not("apply --validate=strict -f -", &nested.replace("i:1", "i:2")).await;
+    assert!(refused.contains("unknown field \"spec.template.spec.containers[0].prots\""), "{refused}");
+    let image = "get deployment web -o jsonpath={.spec.template.spec.containers[0].image}";
+    assert_eq!(kubectl.must(image, "").await, "i:1");
+    let (done, _, silent) = kubectl.run("apply --validate=ignore -f -", &nested.replace("i:1", "i:3")).await;
+    assert!(done && silent.is_empty(), "{silent}");
+    assert_eq!(kubectl.must(image, "").await, "i:3");
     cluster.stop().await;
 }
