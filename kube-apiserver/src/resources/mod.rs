@@ -126,6 +126,18 @@ pub fn strategy(group: &str, resource: &str) -> &'static dyn Strategy {
     rules::lookup(group, resource)
 }
 
+/// What to fill in when an object comes from protobuf. Upstream gives every object its defaults whenever it reads one; here they
+/// are stored, but for those that protobuf does not carry (the kinds of claim templates) or that follow from what creation
+/// gives an object (a job's labels, a claim's phase), which upstream's servers do not store.
+pub fn fill(group: &str, resource: &str) -> Option<crate::storage::codec::Fill> {
+    match (group, resource) {
+        ("apps", "statefulsets") => Some(|object| strategy("apps", "statefulsets").default(object)),
+        ("batch", "jobs") => Some(|object| strategy("batch", "jobs").default(object)),
+        ("", "persistentvolumeclaims") => Some(|object| strategy("", "persistentvolumeclaims").default(object)),
+        _ => None,
+    }
+}
+
 /// Every kind's rules, one list per file.
 static ALL: &[&[&[rules::Rules]]] = &[
     core::RULES,

@@ -305,7 +305,9 @@ impl Registry {
             let kept = catalog().by_plural(storage.group, storage.version, resource.plural).unwrap_or(resource);
             stores.entry(storage.prefix).or_insert_with(|| {
                 let ttl = (storage.prefix == "events").then_some(event_ttl);
-                let codec = Codec::of(kept, media_type, crate::endpoints::convert::upgrade).map(Arc::new);
+                let codec = Codec::of(kept, media_type, crate::endpoints::convert::upgrade);
+                let codec =
+                    codec.map(|codec| Arc::new(codec.filled_by(crate::resources::fill(kept.group, kept.plural))));
                 resource_store(&store, prefix, storage.prefix, kept, codec, ttl, shutdown)
             });
         }

@@ -36,6 +36,10 @@ pub fn to_served(target: Target<'_>, mut object: Value) -> Value {
         _ => {}
     }
     set_version(&mut object, &target.resource.api_version(), target.resource.kind);
+    // Versions differ in which empty fields are shown.
+    if let Some(ty) = crate::request::body::type_of(target.expected()) {
+        common::schema::normalize(ty, &mut object);
+    }
     object
 }
 
