@@ -9,7 +9,8 @@ mod normalize;
 mod table;
 
 pub use decode::{
-    Decoded, Problem, cannot_be_handled, convert, decode, duplicate_fields, prune, strict_decoding_error, syntax_error,
+    Decoded, Problem, cannot_be_handled, check_syntax, convert, decode, duplicate_fields, prune, strict_decoding_error,
+    syntax_error,
 };
 pub use normalize::normalize;
 pub use table::{

@@ -7,7 +7,7 @@ pub enum WireError {
     #[error("empty data")]
     Empty,
     /// The four magic bytes are missing.
-    #[error("provided data does not appear to be a protobuf message, expected prefix {:?}", super::MAGIC)]
+    #[error("provided data does not appear to be a protobuf message, expected prefix [107 56 115 0]")]
     Prefix,
     /// Nothing behind the magic bytes.
     #[error("empty body")]

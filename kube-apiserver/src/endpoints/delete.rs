@@ -80,14 +80,8 @@ pub async fn read_options(call: &Call, incoming: Incoming) -> ApiResult<DeleteOp
     let options = if bytes.is_empty() {
         DeleteOptions::from_query(&call.query)?
     } else {
-        let expected = body::Expected { group: "", version: "v1", kind: "DeleteOptions" };
-        let json = body::to_json(&bytes, negotiate::input(&call.headers)?, expected)?;
-        serde_json::from_slice(&json).map_err(|e| {
-            ApiError::bad_request(format!(
-                "couldn't get version/kind; json parse error: {}",
-                body::go_json_error(&e, &json)
-            ))
-        })?
+        let options = body::delete_options(&bytes, negotiate::input(&call.headers)?)?;
+        serde_json::from_value(options).map_err(|error| ApiError::bad_request(error.to_string()))?
     };
     options.validate()?;
     Ok(options)

@@ -74,19 +74,26 @@ pub async fn serve(call: &Call, body: Incoming) -> ApiResult<Response<Body>> {
     let Some(resource) = call.registry.resolve(&info.group, &info.version, &info.resource) else {
         return unknown(call);
     };
-    if resource.namespaced && info.namespace.is_empty() && (info.names_object() || call.method == Method::POST)
-        || !resource.namespaced && !info.namespace.is_empty() && info.resource != "namespaces"
-    {
-        return if call.method == Method::POST && resource.namespaced && resource.storage.is_none() {
-            subresources::virtual_create(call, resource, body).await
-        } else if info.names_object() || !resource.namespaced {
-            Err(ApiError::unknown_resource())
-        } else {
-            Err(ApiError::method_not_allowed())
-        };
+    if !resource.namespaced && !info.namespace.is_empty() && info.resource != "namespaces" || info.parts.len() > 3 {
+        return Err(ApiError::unknown_resource());
     }
     if resource.storage.is_none() {
         return subresources::virtual_create(call, resource, body).await;
+    }
+    if resource.namespaced && info.namespace.is_empty() {
+        if info.names_object() {
+            return Err(ApiError::unknown_resource());
+        }
+        // All namespaces can be read, but neither written to nor emptied at once.
+        if !matches!(verb_of(call), "list" | "watch") {
+            return Err(ApiError::method_not_allowed());
+        }
+    }
+    if call.method == Method::HEAD {
+        return Err(ApiError::method_not_allowed());
+    }
+    if info.names_object() {
+        check_segment(&info.name)?;
     }
     if resource.group.is_empty() && resource.plural == "endpoints" {
         call.warn("v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice");
@@ -113,6 +120,18 @@ pub async fn serve(call: &Call, body: Incoming) -> ApiResult<Response<Body>> {
     }
 }
 
+/// No object can have a name that means something in a path.
+fn check_segment(name: &str) -> ApiResult<()> {
+    let wrong: Vec<String> = match name {
+        "." | ".." => vec![format!("may not be '{name}'")],
+        _ => ['/', '%'].iter().filter(|c| name.contains(**c)).map(|c| format!("may not contain '{c}'")).collect(),
+    };
+    if wrong.is_empty() {
+        return Ok(());
+    }
+    Err(ApiError::bad_request(format!("Name parameter invalid: {name:?}: {}", wrong.join(";"))))
+}
+
 /// The verb as the path tells it: a collection is listed even when a field selector names one object.
 fn verb_of(call: &Call) -> &str {
     match (call.info.verb.as_str(), call.info.names_object()) {
@@ -122,9 +141,9 @@ fn verb_of(call: &Call) -> &str {
     }
 }
 
-/// A path below a group version that is served answers a Status, any other the text of the outermost server.
+/// A path below a group that is served answers a Status, any other the text of the outermost server.
 fn unknown(call: &Call) -> ApiResult<Response<Body>> {
-    if call.registry.serves(&call.info.group, &call.info.version) {
+    if common::api::catalog().group(&call.info.group).is_some() {
         return Err(ApiError::unknown_resource());
     }
     Ok(not_served())

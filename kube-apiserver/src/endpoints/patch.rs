@@ -99,7 +99,7 @@ impl Patching<'_> {
 /// 415.
 pub fn kind_of(call: &Call) -> ApiResult<PatchType> {
     let content_type = call.headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
-    PatchType::from_content_type(content_type).ok_or_else(|| ApiError::unsupported_media_type(&patch::MEDIA_TYPES))
+    PatchType::from_content_type(content_type).ok_or_else(ApiError::unroutable_media_type)
 }
 
 /// A patch as sent.

@@ -18,8 +18,7 @@ pub fn read_configuration(bytes: &[u8]) -> Result<Document, PatchError> {
     {
         return Ok(Document { value, twice: Vec::new() });
     }
-    let mut document =
-        yaml::read(bytes).map_err(|error| refused(format!("error converting YAML to JSON: yaml: {error}")))?;
+    let mut document = yaml::read(bytes).map_err(|error| refused(format!("error converting YAML to JSON: {error}")))?;
     if document.value.is_null() {
         document.value = Value::Object(Map::new());
     }

@@ -36,6 +36,9 @@ pub fn handles(resource: &str, subresource: &str) -> bool {
 /// What the client is to hear when the other side can't be found, reached or refuses.
 pub async fn serve(call: &Call, mut request: Request<Incoming>) -> ApiResult<Response<Body>> {
     let info = &call.info;
+    if info.subresource == "log" && call.method != ::http::Method::GET {
+        return Err(ApiError::method_not_allowed());
+    }
     let location = match (info.resource.as_str(), info.subresource.as_str()) {
         ("pods", "log") => return http::log(call, &mut request).await,
         ("pods", sub @ ("exec" | "attach" | "portforward")) => location::streaming(call, sub).await?,

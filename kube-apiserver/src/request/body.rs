@@ -1,5 +1,7 @@
 //! Request bodies: read within a limit, decoded into the type that the URL asks for.
 
+use std::borrow::Cow;
+
 use bytes::{Bytes, BytesMut};
 use common::{
     schema::{self, Decoded, Problem, Type},
@@ -87,7 +89,7 @@ pub fn decode(bytes: &[u8], encoding: Encoding, expected: Expected<'_>, mode: Fi
         ApiError::bad_request(format!(
             "the object provided is unrecognized (must be of type {}): {error} ({})",
             expected.kind,
-            summarize(bytes, encoding)
+            summarize(bytes)
         ))
     };
     if encoding == Encoding::Protobuf {
@@ -95,19 +97,26 @@ pub fn decode(bytes: &[u8], encoding: Encoding, expected: Expected<'_>, mode: Fi
     }
     let document = match encoding {
         Encoding::Json | Encoding::Protobuf => None,
-        Encoding::Yaml => Some(yaml::read(bytes).map_err(|e| unrecognized(&format!("error parsing YAML: {e}")))?),
+        Encoding::Yaml => Some(yaml::read(bytes).map_err(|error| unrecognized(&error))?),
     };
-    let text = document.as_ref().map(|document| document.value.to_string());
-    let json = text.as_deref().map_or(bytes, str::as_bytes);
-    let meta: TypeMeta = serde_json::from_slice(json).map_err(|e| {
-        unrecognized(&format!("couldn't get version/kind; json parse error: {}", go_json_error(&e, json)))
-    })?;
-    meta.check(expected)?;
+    // Bytes that are no UTF-8 become U+FFFD, as in Go.
+    let text = match &document {
+        Some(document) => Cow::Owned(document.value.to_string()),
+        None => String::from_utf8_lossy(bytes),
+    };
+    let json = text.as_bytes();
+    let unreadable = |error: String| unrecognized(&format!("couldn't get version/kind; json parse error: {error}"));
+    TypeMeta::read(json).map_err(unreadable)?.check(expected, unrecognized)?;
     let Some(ty) = schema::lookup(expected.group, expected.version, expected.kind) else {
         let object = serde_json::from_slice(json).map_err(|e| unrecognized(&e.to_string()))?;
         return Ok(Body { object, warnings: Vec::new() });
     };
-    let mut decoded = schema::decode(ty, json);
+    // Go takes null for an object without fields.
+    let mut decoded = schema::decode(ty, if json.trim_ascii() == b"null" { b"{}" } else { json });
+    if decoded.error.is_some() {
+        // What is no JSON anywhere is found before anything is decoded.
+        schema::check_syntax(json).map_err(unreadable)?;
+    }
     if let Some(document) = document.filter(|document| !document.twice.is_empty()) {
         decoded.problems.insert(0, Problem::Other(document.strict_error()));
     }
@@ -118,7 +127,7 @@ pub fn decode(bytes: &[u8], encoding: Encoding, expected: Expected<'_>, mode: Fi
 fn decode_protobuf(bytes: &[u8], expected: Expected<'_>, unrecognized: impl Fn(&str) -> ApiError) -> ApiResult<Body> {
     let envelope = wire::open(bytes).map_err(|e| unrecognized(&e.to_string()))?;
     let text = |s: &str| (!s.is_empty()).then(|| s.to_owned());
-    TypeMeta { kind: text(envelope.kind), api_version: text(envelope.api_version) }.check(expected)?;
+    TypeMeta { kind: text(envelope.kind), api_version: text(envelope.api_version) }.check(expected, &unrecognized)?;
     let ty = type_of(expected).ok_or_else(|| unrecognized(&format!("no kind {:?} is registered", expected.kind)))?;
     let json = protobuf_to_json(ty, envelope.raw, expected)
         .map_err(|e| ApiError::bad_request(schema::cannot_be_handled(expected.kind, expected.version, &e)))?;
@@ -132,11 +141,11 @@ fn protobuf_to_json(ty: Type<'_>, raw: &[u8], expected: Expected<'_>) -> Result<
     Ok(json)
 }
 
-/// JSON text of a body in any encoding, for objects that are read without a type table (`DeleteOptions`).
+/// JSON text of a body in any encoding.
 ///
 /// # Errors
 /// 400.
-pub fn to_json(bytes: &[u8], encoding: Encoding, expected: Expected<'_>) -> ApiResult<Vec<u8>> {
+fn to_json(bytes: &[u8], encoding: Encoding, expected: Expected<'_>) -> ApiResult<Vec<u8>> {
     match encoding {
         Encoding::Json => Ok(bytes.to_vec()),
         Encoding::Yaml => {
@@ -148,6 +157,33 @@ pub fn to_json(bytes: &[u8], encoding: Encoding, expected: Expected<'_>) -> ApiR
             protobuf_to_json(ty, envelope.raw, expected).map_err(ApiError::bad_request)
         }
     }
+}
+
+/// `DeleteOptions` as JSON, of which only the members that it has in a right type are left.
+///
+/// # Errors
+/// 400: it is another kind, or no JSON, or a member has a wrong type.
+pub fn delete_options(bytes: &[u8], encoding: Encoding) -> ApiResult<Value> {
+    const OPTIONS: Expected<'static> = Expected { group: "", version: "v1", kind: "DeleteOptions" };
+    let json = to_json(bytes, encoding, OPTIONS)?;
+    let json = String::from_utf8_lossy(&json);
+    let unreadable = |error| ApiError::bad_request(format!("couldn't get version/kind; json parse error: {error}"));
+    let meta = TypeMeta::read(json.as_bytes()).map_err(unreadable)?;
+    let (kind, version) = (meta.kind.unwrap_or_default(), meta.api_version.unwrap_or_default());
+    if !matches!(kind.as_str(), "" | "DeleteOptions") {
+        let version = if version.is_empty() { "v1" } else { &version };
+        return Err(ApiError::bad_request(format!(
+            "no kind {kind:?} is registered for version {version:?} in scheme \"pkg/apis/meta/internalversion/scheme/register.go:27\""
+        )));
+    }
+    let ty = type_of(OPTIONS).ok_or_else(|| ApiError::bad_request("unknown kind"))?;
+    let text = if json.trim() == "null" { "{}" } else { json.trim() };
+    let decoded = schema::decode(ty, text.as_bytes());
+    if let Some(error) = decoded.error {
+        schema::check_syntax(text.as_bytes()).map_err(unreadable)?;
+        return Err(ApiError::bad_request(error));
+    }
+    Ok(decoded.value)
 }
 
 /// The type of a kind, if the table knows it.
@@ -196,29 +232,64 @@ struct TypeMeta {
 }
 
 impl TypeMeta {
-    fn check(&self, expected: Expected<'_>) -> ApiResult<()> {
+    /// Reads version and kind, and nothing else, of a text.
+    ///
+    /// # Errors
+    /// Go's complaint.
+    fn read(json: &[u8]) -> Result<Self, String> {
+        let object = json.trim_ascii_start().first() == Some(&b'{');
+        if let Some(meta) = object.then(|| serde_json::from_slice(json).ok()).flatten() {
+            return Ok(meta);
+        }
+        schema::check_syntax(json)?;
+        let go_type = |value: &Value| match value {
+            Value::Null => None,
+            Value::Bool(_) => Some("bool"),
+            Value::Number(_) => Some("number"),
+            Value::String(_) => Some("string"),
+            Value::Array(_) => Some("array"),
+            Value::Object(_) => Some("object"),
+        };
+        let read: Value = serde_json::from_slice(json).map_err(|error| error.to_string())?;
+        let text = |name: &str| match read.get(name) {
+            None | Some(Value::Null) => Ok(None),
+            Some(Value::String(text)) => Ok(Some(text.clone())),
+            Some(other) => Err(format!(
+                "json: cannot unmarshal {} into Go struct field .{name} of type string",
+                go_type(other).unwrap_or_default()
+            )),
+        };
+        match go_type(&read) {
+            None | Some("object") => Ok(Self { kind: text("kind")?, api_version: text("apiVersion")? }),
+            Some(other) => Err(format!("json: cannot unmarshal {other} into Go value of type {GO_TYPE_META}")),
+        }
+    }
+
+    fn check(&self, expected: Expected<'_>, unrecognized: impl Fn(&str) -> ApiError) -> ApiResult<()> {
         let wanted = expected.api_version();
         let kind = self.kind.as_deref().filter(|k| !k.is_empty()).unwrap_or(expected.kind);
         let version = self.api_version.as_deref().filter(|v| !v.is_empty()).unwrap_or(&wanted);
         if version == wanted && kind == expected.kind {
             return Ok(());
         }
-        if kind == expected.kind {
-            return Err(ApiError::bad_request(format!(
-                "the API version in the data ({version}) does not match the expected API version ({wanted})"
-            )));
+        if version.matches('/').count() > 1 {
+            return Err(unrecognized(&format!("unexpected GroupVersion string: {version}")));
         }
         let (group, short) = common::api::catalog::split_api_version(version);
-        let error = if common::api::catalog().by_kind(group, short, kind).is_some() {
-            format!(
+        let error = match (is_registered(group, short, kind), kind == expected.kind) {
+            (true, true) => {
+                return Err(ApiError::bad_request(format!(
+                    "the API version in the data ({version}) does not match the expected API version ({wanted})"
+                )));
+            }
+            (true, false) => format!(
                 "converting ({short}.{kind}) to ({}.{}): unknown conversion",
                 if expected.group.is_empty() { "core" } else { expected.group.split('.').next().unwrap_or_default() },
                 expected.kind
-            )
-        } else {
-            format!(
+            ),
+            (false, _) => format!(
                 "no kind {kind:?} is registered for version {version:?} in scheme \"pkg/api/legacyscheme/scheme.go:30\""
-            )
+            ),
         };
         Err(ApiError::bad_request(format!(
             "{kind} in version {short:?} cannot be handled as a {}: {error}",
@@ -227,66 +298,33 @@ impl TypeMeta {
     }
 }
 
+/// How Go calls what it reads version and kind into.
+const GO_TYPE_META: &str =
+    r#"struct { APIVersion string "json:\"apiVersion,omitempty\""; Kind string "json:\"kind,omitempty\"" }"#;
+
+/// Kinds of no group of their own.
+const UNVERSIONED: [&str; 5] = ["APIGroup", "APIGroupList", "APIResourceList", "APIVersions", "Status"];
+
+/// Whether upstream's scheme knows a kind: those of the type table, and lists of what is served.
+fn is_registered(group: &str, version: &str, kind: &str) -> bool {
+    let known = |kind: &str| {
+        schema::lookup(group, version, kind).is_some() || common::api::catalog().by_kind(group, version, kind).is_some()
+    };
+    known(kind)
+        || kind.strip_suffix("List").is_some_and(known)
+        || (group.is_empty() && version == "v1" && UNVERSIONED.contains(&kind))
+}
+
 /// The first bytes of a body for an error, as upstream shows them.
-fn summarize(bytes: &[u8], encoding: Encoding) -> String {
-    if bytes.is_empty() {
-        return "<empty>".to_owned();
+fn summarize(bytes: &[u8]) -> String {
+    const SHOWN: usize = 30;
+    let cut = &bytes[..bytes.len().min(SHOWN)];
+    let more = if bytes.len() > SHOWN { " ..." } else { "" };
+    match bytes.first() {
+        None => "<empty>".to_owned(),
+        Some(b'{') => format!("{}{more}", String::from_utf8_lossy(cut)),
+        Some(_) => format!("{}{more}", cut.iter().map(|byte| format!("{byte:02x}")).collect::<String>()),
     }
-    let is_text = encoding == Encoding::Yaml || bytes.iter().find(|b| !b.is_ascii_whitespace()) == Some(&b'{');
-    let cut = &bytes[..bytes.len().min(30)];
-    let more = bytes.len() > 30;
-    if is_text {
-        format!("{}{}", String::from_utf8_lossy(cut), if more { " ..." } else { "" })
-    } else {
-        let hex: String = cut.iter().map(|b| format!("{b:02x}")).collect();
-        format!("{hex}{}", if more { " ..." } else { "" })
-    }
-}
-
-/// Go's words for the common JSON syntax errors.
-#[must_use]
-pub fn go_json_error(error: &serde_json::Error, text: &[u8]) -> String {
-    use serde_json::error::Category;
-    match error.classify() {
-        Category::Eof => "unexpected end of JSON input".to_owned(),
-        Category::Syntax => {
-            let offset = offset_of(text, error.line(), error.column());
-            let found = text.get(offset).copied().unwrap_or_default();
-            let place = if error.to_string().starts_with("expected value") {
-                "looking for beginning of value"
-            } else if error.to_string().starts_with("key must be a string") {
-                "looking for beginning of object key string"
-            } else if error.to_string().contains("expected `,` or `}`") {
-                "after object key:value pair"
-            } else if error.to_string().contains("expected `,` or `]`") {
-                "after array element"
-            } else if error.to_string().contains("expected `:`") {
-                "after object key"
-            } else if error.to_string().starts_with("trailing characters") {
-                "after top-level value"
-            } else {
-                "looking for beginning of value"
-            };
-            format!("invalid character {} {place}", go_char(found))
-        }
-        _ => error.to_string(),
-    }
-}
-
-fn go_char(byte: u8) -> String {
-    match byte {
-        b'\'' => r"'\''".to_owned(),
-        b'"' => "'\"'".to_owned(),
-        b'\n' => r"'\n'".to_owned(),
-        b'\t' => r"'\t'".to_owned(),
-        b'\r' => r"'\r'".to_owned(),
-        byte => format!("'{}'", char::from(byte)),
-    }
-}
-
-fn offset_of(text: &[u8], line: usize, column: usize) -> usize {
-    let start: usize = text.split_inclusive(|b| *b == b'\n').take(line.saturating_sub(1)).map(<[u8]>::len).sum();
-    start + column.saturating_sub(1)
 }
 
 #[cfg(test)]
@@ -307,7 +345,13 @@ mod tests {
         );
         assert_eq!(
             error(r#"{"kind":"Pod","apiVersion":"v2"}"#),
-            "the API version in the data (v2) does not match the expected API version (v1)"
+            "Pod in version \"v2\" cannot be handled as a Pod: no kind \"Pod\" is registered for version \"v2\" in scheme \"pkg/api/legacyscheme/scheme.go:30\""
+        );
+        let old = Expected { group: "apps", version: "v1", kind: "Deployment" };
+        let body = br#"{"kind":"Deployment","apiVersion":"apps/v1beta1"}"#;
+        assert_eq!(
+            decode(body, Encoding::Json, old, FieldValidation::Warn).unwrap_err().to_string(),
+            "the API version in the data (apps/v1beta1) does not match the expected API version (apps/v1)"
         );
         assert!(decode(b"{}", Encoding::Json, POD, FieldValidation::Warn).is_ok());
     }

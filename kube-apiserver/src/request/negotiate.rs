@@ -7,6 +7,15 @@ use super::{ApiError, ApiResult};
 /// The media types that objects can be written in.
 pub const SERIALIZED: [&str; 3] = ["application/json", "application/yaml", "application/vnd.kubernetes.protobuf"];
 
+/// The media types of what can be listed and watched.
+const LISTED: [&str; 5] = [
+    "application/json",
+    "application/yaml",
+    "application/vnd.kubernetes.protobuf",
+    "application/json;stream=watch",
+    "application/vnd.kubernetes.protobuf;stream=watch",
+];
+
 /// The media types that watches can be written in.
 const STREAMED: [&str; 2] = ["application/json;stream=watch", "application/vnd.kubernetes.protobuf;stream=watch"];
 
@@ -23,7 +32,7 @@ pub enum Encoding {
 
 impl Encoding {
     /// In the order in which the server prefers them.
-    const ALL: [Self; 3] = [Self::Json, Self::Yaml, Self::Protobuf];
+    pub const ALL: [Self; 3] = [Self::Json, Self::Yaml, Self::Protobuf];
 
     /// The media type.
     #[must_use]
@@ -69,6 +78,7 @@ impl Output {
 /// # Errors
 /// 406 when nothing acceptable can be produced.
 pub fn output(headers: &HeaderMap, list: bool) -> ApiResult<Output> {
+    route(headers, if list { &LISTED } else { &SERIALIZED })?;
     let (found, is_list) = choose(headers, true).ok_or_else(|| ApiError::not_acceptable(&SERIALIZED))?;
     match (found.form, is_list) {
         (Form::Metadata(_), true) if !list => Err(ApiError::not_acceptable_form(
@@ -86,8 +96,20 @@ pub fn output(headers: &HeaderMap, list: bool) -> ApiResult<Output> {
 /// # Errors
 /// 406 when nothing acceptable can be produced.
 pub fn stream(headers: &HeaderMap) -> ApiResult<Output> {
+    route(headers, &LISTED)?;
     let found = choose(headers, true).ok_or_else(|| ApiError::not_acceptable(&SERIALIZED))?.0;
     if found.encoding == Encoding::Yaml { Err(ApiError::not_acceptable(&STREAMED)) } else { Ok(found) }
+}
+
+/// Upstream's router looks at the bare media types before any handler looks at their parameters.
+fn route(headers: &HeaderMap, produced: &[&str]) -> ApiResult<()> {
+    let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let bare = |clause: &str| clause.split(';').next().unwrap_or_default().trim().to_owned();
+    let routes = |clause: &str| matches!(bare(clause).as_str(), "*/*") || produced.contains(&bare(clause).as_str());
+    match accept.is_empty() || accept.split(',').any(routes) {
+        true => Ok(()),
+        false => Err(ApiError::unroutable_accept(produced)),
+    }
 }
 
 /// The encoding of a kind that has no other forms: tables and metadata are made of what is stored only.

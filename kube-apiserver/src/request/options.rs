@@ -99,6 +99,12 @@ impl ListOptions {
                 "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
             ));
         }
+        // Watches that do not say where they start get the state first: upstream fills in what asks for that.
+        let begins = self.send_initial_events.is_none() && matches!(self.resource_version.as_str(), "" | "0");
+        if self.version_match.is_empty() && begins && self.continue_token.is_some() {
+            causes
+                .push(forbidden("resourceVersionMatch", "resourceVersionMatch is forbidden when continue is provided"));
+        }
         if !self.version_match.is_empty() {
             if self.version_match != "NotOlderThan" {
                 causes.push(not_supported(&self.version_match, "\"NotOlderThan\""));
@@ -164,10 +170,10 @@ fn forbidden(field: &str, message: &str) -> StatusCause {
 }
 
 fn number(query: &Query, key: &str) -> ApiResult<Option<i64>> {
-    let Some(value) = query.non_empty(key) else { return Ok(None) };
-    let parsed = value
-        .parse()
-        .map_err(|_| ApiError::bad_request(format!("strconv.ParseInt: parsing {value:?}: invalid syntax")))?;
+    let Some(value) = query.get(key) else { return Ok(None) };
+    let parsed = value.parse().map_err(|error: std::num::ParseIntError| {
+        ApiError::bad_request(format!("strconv.ParseInt: parsing {value:?}: {}", go_parse_error(&error)))
+    })?;
     Ok(Some(parsed))
 }
 
@@ -177,11 +183,17 @@ fn number(query: &Query, key: &str) -> ApiResult<Option<i64>> {
 /// 500: upstream answers that where it has no better idea (lists have).
 pub fn parse_version(text: &str) -> ApiResult<u64> {
     text.parse().map_err(|error: std::num::ParseIntError| {
-        let overflow = matches!(error.kind(), std::num::IntErrorKind::PosOverflow);
-        let why = if overflow { "value out of range" } else { "invalid syntax" };
+        let why = go_parse_error(&error);
         let message = format!("resourceVersion: Invalid value: {text:?}: strconv.ParseUint: parsing {text:?}: {why}");
         ApiError::new(500, "", message, None)
     })
+}
+
+fn go_parse_error(error: &std::num::ParseIntError) -> &'static str {
+    match error.kind() {
+        std::num::IntErrorKind::PosOverflow | std::num::IntErrorKind::NegOverflow => "value out of range",
+        _ => "invalid syntax",
+    }
 }
 
 fn not_supported(value: &str, supported: &str) -> StatusCause {
@@ -229,7 +241,7 @@ impl DeleteOptions {
             preconditions: None,
             orphan_dependents: query.optional_flag("orphanDependents"),
             propagation_policy: query.non_empty("propagationPolicy").map(str::to_owned),
-            dry_run: query.all("dryRun").filter(|v| !v.is_empty()).map(str::to_owned).collect(),
+            dry_run: query.all("dryRun").map(str::to_owned).collect(),
         })
     }
 
@@ -338,7 +350,7 @@ impl WriteOptions {
     fn parse_with(query: &Query, kind: &str, mut causes: Vec<StatusCause>) -> ApiResult<Self> {
         let field_manager = query.get("fieldManager").unwrap_or_default().to_owned();
         causes.extend(manager_errors(&field_manager));
-        let dry_run: Vec<String> = query.all("dryRun").filter(|v| !v.is_empty()).map(str::to_owned).collect();
+        let dry_run: Vec<String> = query.all("dryRun").map(str::to_owned).collect();
         causes.extend(dry_run_errors(&dry_run));
         let field_validation = match query.get("fieldValidation").unwrap_or_default() {
             "" | "Warn" => FieldValidation::Warn,

@@ -239,6 +239,19 @@ impl ApiError {
         Self::new(415, "UnsupportedMediaType", message, None)
     }
 
+    /// 415 of a route that takes certain media types only: upstream's router refuses before any handler.
+    #[must_use]
+    pub fn unroutable_media_type() -> Self {
+        Self::new(415, "UnsupportedMediaType", "415: Unsupported Media Type", Some(StatusDetails::default()))
+    }
+
+    /// 406 of a route that produces certain media types only.
+    #[must_use]
+    pub fn unroutable_accept(produced: &[&str]) -> Self {
+        let message = format!("406: Not Acceptable\n\nAvailable representations: {}", produced.join(", "));
+        Self::new(406, "NotAcceptable", message, Some(StatusDetails::default()))
+    }
+
     /// 413.
     #[must_use]
     pub fn too_large(message: &str) -> Self {

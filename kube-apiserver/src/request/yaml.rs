@@ -33,7 +33,7 @@ impl Document {
 /// # Errors
 /// It is no YAML.
 pub fn read(bytes: &[u8]) -> Result<Document, String> {
-    let text = std::str::from_utf8(bytes).map_err(|_| "invalid UTF-8".to_owned())?;
+    let text = std::str::from_utf8(bytes).map_err(|_| "yaml: invalid UTF-8".to_owned())?;
     let mut twice = Vec::new();
     let value = parse(text)?.into_value(&mut twice);
     Ok(Document { value, twice })
@@ -55,7 +55,19 @@ fn parse(text: &str) -> Result<Node, String> {
     let mut options = Options::default();
     options.budget = Some(budget);
     options.duplicate_keys = DuplicateKeyPolicy::LastWins;
-    serde_saphyr::from_str_with_options(text, options).map_err(|error| error.to_string())
+    serde_saphyr::from_str_with_options(text, options).map_err(|error| told(&error.to_string()))
+}
+
+/// An error in the form of upstream's reader: a line unless it is the first, and no picture of it.
+fn told(error: &str) -> String {
+    let error = error.lines().next().unwrap_or_default().trim_start_matches("error: ");
+    let Some((line, what)) = error.strip_prefix("line ").and_then(|rest| {
+        let (place, what) = rest.split_once(": ")?;
+        Some((place.split(' ').next()?, what))
+    }) else {
+        return format!("yaml: {error}");
+    };
+    if line == "1" { format!("yaml: {what}") } else { format!("yaml: line {line}: {what}") }
 }
 
 impl Node {

@@ -236,7 +236,7 @@ async fn dispatch(call: &Call, request: Request<Incoming>) -> ApiResult<Response
         return openapi(call, &request).await;
     }
     if let Some(response) = super::well_known::handle(call) {
-        return Ok(response);
+        return response;
     }
     if call.info.path == "/metrics" {
         super::upkeep::measure_storage(call).await;
@@ -244,10 +244,24 @@ async fn dispatch(call: &Call, request: Request<Incoming>) -> ApiResult<Response
     if let Some(response) = call.ops.respond(&request) {
         return Ok(response);
     }
-    if !matches!(call.method, Method::GET | Method::HEAD) && call.info.path.starts_with("/api") {
+    let path = call.info.path.as_str();
+    if let Some((group, version)) = group_version(path)
+        && common::api::catalog().group(group).is_some()
+    {
+        let known = call.registry.serves(group, version);
+        return Err(if known { ApiError::method_not_allowed() } else { ApiError::unknown_resource() });
+    }
+    if !matches!(call.method, Method::GET | Method::HEAD) && path.starts_with("/api") {
         return Err(ApiError::method_not_allowed());
     }
     Ok(endpoints::not_served())
+}
+
+/// Group and version of a path of discovery.
+fn group_version(path: &str) -> Option<(&str, &str)> {
+    let grouped = path.strip_prefix("/apis/").and_then(|rest| rest.split_once('/'));
+    let (group, version) = grouped.or_else(|| Some(("", path.strip_prefix("/api/")?)))?;
+    Some((group, version.trim_end_matches('/')))
 }
 
 /// Documents may take a while to build the first time: off the reactor.

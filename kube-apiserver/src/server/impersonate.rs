@@ -38,7 +38,14 @@ pub fn impersonate(headers: &HeaderMap, real: &User, authorizer: &Authorizer) ->
         if groups.is_empty() && extra.is_empty() && uid.is_empty() {
             return Ok(None);
         }
-        return Err(ApiError::internal("requested impersonation without impersonating a user"));
+        let quoted = |texts: &[String]| texts.iter().map(|text| format!("{text:?}")).collect::<Vec<_>>().join(", ");
+        let groups = if groups.is_empty() { "(nil)".to_owned() } else { format!("{{{}}}", quoted(&groups)) };
+        let extra = extra.iter().map(|(key, value)| format!("{key:?}:[]string{{{value:?}}}")).collect::<Vec<_>>();
+        let extra = if extra.is_empty() { "(nil)".to_owned() } else { format!("{{{}}}", extra.join(", ")) };
+        // Go's picture of the user.
+        return Err(ApiError::bad_request(format!(
+            "requested &user.DefaultInfo{{Name:\"\", UID:{uid:?}, Groups:[]string{groups}, Extra:map[string][]string{extra}}} without impersonating a user name"
+        )));
     }
     let may = |group: &str, resource: &str, sub: &str, namespace: &str, name: &str| {
         let attributes = Attributes {

@@ -1,20 +1,27 @@
 //! The issuer's discovery documents: how others verify our service-account tokens.
 
-use http::Response;
+use http::{Method, Response};
 use serde_json::json;
 
 use super::{
     Call,
     response::{self, Body},
 };
+use crate::request::{ApiError, ApiResult};
+
+const CONFIGURATION: &str = "/.well-known/openid-configuration";
+const KEYS: &str = "/openid/v1/jwks";
 
 /// Answers `/.well-known/openid-configuration` and `/openid/v1/jwks`.
 #[must_use]
-pub fn handle(call: &Call) -> Option<Response<Body>> {
+pub fn handle(call: &Call) -> Option<ApiResult<Response<Body>>> {
     let verifier = call.authenticator.service_accounts.as_ref()?;
     let issuer = verifier.issuers.first()?;
+    if call.method != Method::GET && matches!(call.info.path.as_str(), CONFIGURATION | KEYS) {
+        return Some(Err(ApiError::method_not_allowed()));
+    }
     match call.info.path.as_str() {
-        "/.well-known/openid-configuration" => {
+        CONFIGURATION => {
             let flag = &call.config.options.authentication.service_account_jwks_uri;
             let fallback = || {
                 format!(
@@ -32,12 +39,12 @@ pub fn handle(call: &Call) -> Option<Response<Body>> {
                 "subject_types_supported": ["public"],
                 "id_token_signing_alg_values_supported": algorithms,
             });
-            Some(response::with_type(200, "application/json", response::full(document.to_string())))
+            Some(Ok(response::with_type(200, "application/json", response::full(document.to_string()))))
         }
-        "/openid/v1/jwks" => {
+        KEYS => {
             let keys: Vec<_> = verifier.keys.iter().map(|k| k.jwk()).collect();
             let body = json!({"keys": keys}).to_string();
-            Some(response::with_type(200, "application/jwk-set+json", response::full(body)))
+            Some(Ok(response::with_type(200, "application/jwk-set+json", response::full(body))))
         }
         _ => None,
     }

@@ -104,7 +104,7 @@ async fn errors_are_encoded_too_and_what_cannot_be_is_refused() {
         (
             "application/cbor",
             MAPS,
-            "only the following media types are accepted: application/json, application/yaml, application/vnd.kubernetes.protobuf",
+            "406: Not Acceptable\n\nAvailable representations: application/json, application/yaml, application/vnd.kubernetes.protobuf, application/json;stream=watch, application/vnd.kubernetes.protobuf;stream=watch",
         ),
         (
             "application/yaml",

@@ -8,11 +8,12 @@ mod bad_input;
 mod encodings;
 mod encryption;
 mod field_validation;
-mod kubectl;
 mod lists;
 mod metrics;
 mod objects;
 mod ownership;
+mod refusals;
 mod server;
+#[allow(dead_code, reason = "the clients' tests use the rest")]
 mod support;
 mod watches;

@@ -17,7 +17,7 @@ use serde::de::DeserializeSeed;
 use serde_json::Value;
 
 use super::table::Type;
-pub use syntax::syntax_error;
+pub use syntax::{check_syntax, syntax_error};
 use texts::Style;
 
 /// Something a strict decoder objects to.

@@ -24,12 +24,8 @@ pub async fn serve(call: &Call, target: Target<'_>, body: Incoming) -> ApiResult
     let options = WriteOptions::parse(&call.query, "CreateOptions")?;
     let mut binding = write::read_object(call, body, BINDING, &options).await?;
     write::settle_namespace(&mut binding, true, &call.info.namespace)?;
-    let own = write::name_of(&binding);
-    if !own.is_empty() && own != call.info.name {
-        return Err(ApiError::bad_request(format!(
-            "name in URL ({}) does not match name in Binding object ({own})",
-            call.info.name
-        )));
+    if write::name_of(&binding) != call.info.name {
+        return Err(ApiError::bad_request("name in URL does not match name in Binding object"));
     }
     let request = write::attributes(call, target, Operation::Create, &call.info.name, None, options.dry_run);
     call.admission.admit(&request, &mut binding).await?;
@@ -60,7 +56,10 @@ async fn bind(
 ) -> ApiResult<Response<Body>> {
     let errors = pod::validate_binding(binding);
     if !errors.is_empty() {
-        return Err(ApiError::invalid_fields("", "Binding", name, errors));
+        // Upstream's error has no status here.
+        let texts: Vec<String> = errors.0.iter().map(ToString::to_string).collect();
+        let text = if let [text] = texts.as_slice() { text.clone() } else { format!("[{}]", texts.join(", ")) };
+        return Err(ApiError::new(500, "", text, None));
     }
     let mut assign = Assign { name, binding, dry_run };
     target.store.modify(&call.info.namespace, name, &mut assign).await?;

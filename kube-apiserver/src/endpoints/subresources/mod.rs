@@ -57,11 +57,11 @@ pub async fn virtual_create(call: &Call, resource: &'static Resource, body: Inco
     if resource.plural == "componentstatuses" {
         return component_status::serve(call).await;
     }
-    if call.method != Method::POST || call.info.names_object() {
-        return if call.method == Method::POST { Ok(not_served()) } else { Err(ApiError::method_not_allowed()) };
+    if call.info.names_object() || resource.namespaced && call.info.namespace.is_empty() {
+        return Err(ApiError::unknown_resource());
     }
-    if resource.namespaced && call.info.namespace.is_empty() {
-        return Ok(not_served());
+    if call.method != Method::POST {
+        return Err(ApiError::method_not_allowed());
     }
     match resource.plural {
         "bindings" => binding::serve_collection(call, body).await,
@@ -89,7 +89,7 @@ pub fn patch_error(error: PatchError) -> ApiError {
                 field: "patch".to_owned(),
             }],
         ),
-        PatchError::Internal(text) => ApiError::internal(text),
+        PatchError::Internal(text) => ApiError::new(500, "", text, None),
         _ => ApiError::new(error.code(), error.reason(), error.to_string(), None),
     }
 }
