@@ -19,7 +19,8 @@ compare=$PWD/hack/compare-objects.py
 kubectl=$PWD/_output/tools/kubectl
 work=$(mktemp -d)
 pids=()
-stop() { for pid in "${pids[@]}"; do kill "$pid" 2>/dev/null || true; wait "$pid" 2>/dev/null || true; done; pids=(); }
+# At once: nothing is kept, and a server whose etcd is gone would wait for it.
+stop() { for pid in "${pids[@]}"; do kill -9 "$pid" 2>/dev/null || true; wait "$pid" 2>/dev/null || true; done; pids=(); }
 trap 'stop; rm -rf "$work"' EXIT
 port() { python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'; }
 
