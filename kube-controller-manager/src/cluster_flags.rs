@@ -142,4 +142,7 @@ pub struct Volumes {
     /// The number of ephemeral volume syncing operations that will be done concurrently.
     #[arg(long, default_value_t = 5)]
     pub concurrent_ephemeralvolume_syncs: usize,
+    /// The number of resource claim syncing operations that will be done concurrently.
+    #[arg(long, default_value_t = 10)]
+    pub concurrent_resourceclaim_syncs: usize,
 }

@@ -21,7 +21,6 @@ ignored! {
     cloud_config,
     cloud_provider,
     concurrent_device_taint_eviction_syncs,
-    concurrent_resourceclaim_syncs,
     concurrent_service_syncs,
     concurrent_validating_admission_policy_status_syncs,
     configure_cloud_routes,

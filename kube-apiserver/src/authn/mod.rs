@@ -1,6 +1,7 @@
 //! Authentication: who sends a request, one file per mechanism, tried in upstream's order.
 
 pub mod bootstrap_token;
+mod legacy_token;
 pub mod request_header;
 pub mod service_account;
 pub mod token_file;

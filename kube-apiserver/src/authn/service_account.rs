@@ -140,9 +140,10 @@ pub struct TokenVerifier {
 impl TokenVerifier {
     /// `None`: not one of our tokens; others may know it.
     pub async fn authenticate(&self, token: &str, audiences: &[String], lookup: &dyn Lookup) -> Option<TokenOutcome> {
-        let claims = match self.verify(token)? {
-            Ok(claims) => claims,
-            Err(error) => return Some(Err(error)),
+        let claims = match self.verify(token) {
+            Some(Ok(claims)) => claims,
+            Some(Err(error)) => return Some(Err(error)),
+            None => return super::legacy_token::authenticate(self, token, audiences, lookup).await,
         };
         Some(self.admit(claims, audiences, lookup).await)
     }
@@ -155,6 +156,11 @@ impl TokenVerifier {
         if !self.issuers.contains(&claims.iss) {
             return None;
         }
+        Some(self.check_signature(header, signed, signature)?.map(|()| claims))
+    }
+
+    /// Whether one of the keys signed this; `None` when it is no signature at all.
+    pub(super) fn check_signature(&self, header: &str, signed: &str, signature: &str) -> Option<Result<(), String>> {
         let header: Header = serde_json::from_slice(&URL_SAFE_NO_PAD.decode(header).ok()?).ok()?;
         let signature = URL_SAFE_NO_PAD.decode(signature).ok()?;
         let mut known = self.keys.iter().filter(|k| header.kid.is_empty() || k.id == header.kid).peekable();
@@ -162,16 +168,22 @@ impl TokenVerifier {
             return Some(Err("invalid signature, no keys found".to_owned()));
         }
         let valid = known.any(|k| k.algorithm.name() == header.alg && k.verify(signed.as_bytes(), &signature));
-        Some(if valid { Ok(claims) } else { Err("invalid signature".to_owned()) })
+        Some(if valid { Ok(()) } else { Err("invalid signature".to_owned()) })
     }
 
-    async fn admit(&self, claims: Claims, audiences: &[String], lookup: &dyn Lookup) -> TokenOutcome {
-        let requested = if audiences.is_empty() { &self.audiences } else { audiences };
-        let granted = if claims.aud.is_empty() { &self.audiences } else { &claims.aud };
+    /// The audiences that a token is good for, of those that are asked for; a token that names none is for this server.
+    pub(super) fn check_audiences(&self, granted: &[String], requested: &[String]) -> Result<Vec<String>, String> {
+        let requested = if requested.is_empty() { &self.audiences } else { requested };
+        let granted = if granted.is_empty() { &self.audiences } else { granted };
         let audiences: Vec<String> = granted.iter().filter(|a| requested.contains(a)).cloned().collect();
         if audiences.is_empty() && !self.audiences.is_empty() {
             return Err(format!("token audiences {granted:?} is invalid for the target audiences {requested:?}"));
         }
+        Ok(audiences)
+    }
+
+    async fn admit(&self, claims: Claims, audiences: &[String], lookup: &dyn Lookup) -> TokenOutcome {
+        let audiences = self.check_audiences(&claims.aud, audiences)?;
         check_times(&claims, jiff::Timestamp::now().as_second())?;
         check_bound(&claims.kubernetes, lookup).await?;
         Ok((user_of(&claims), audiences))

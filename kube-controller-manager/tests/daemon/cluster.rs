@@ -1,6 +1,7 @@
 //! What a cluster needs before the first workload: certificates, tokens, roles; and mirrored endpoints, ranges, annotations.
 
 use k8s_openapi::ByteString;
+use k8s_openapi::api::authentication::v1::TokenReview;
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use k8s_openapi::api::core::v1::{ConfigMap, Endpoints, Node, Secret, Service, ServiceAccount};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
@@ -87,6 +88,11 @@ async fn tokens_live_with_their_accounts() {
     .await;
     assert_eq!(data["namespace"].0, b"default");
     assert_eq!(data["ca.crt"].0, std::fs::read(server.path("ca.crt")).unwrap());
+    // The API server knows the bearer.
+    let review = json!({"spec": {"token": String::from_utf8(data["token"].0.clone()).unwrap()}});
+    let reviews: Api<TokenReview> = Api::all(client.clone());
+    let answer = reviews.create(&PostParams::default(), &object(review)).await.unwrap().status.unwrap();
+    assert_eq!(answer.user.unwrap_or_default().username.as_deref(), Some("system:serviceaccount:default:robot"));
     delete(&accounts, "robot").await;
     eventually("the secret goes with its account", async || {
         secrets.get_opt("token").await.unwrap().is_none().then_some(())

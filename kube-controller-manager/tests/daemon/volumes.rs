@@ -1,13 +1,14 @@
 //! Claims find volumes, and released volumes are taken back.
 
-use k8s_openapi::api::core::v1::{Event, PersistentVolume, PersistentVolumeClaim};
-use k8s_openapi::api::storage::v1::StorageClass;
+use k8s_openapi::api::core::v1::{Event, Node, PersistentVolume, PersistentVolumeClaim, Pod};
+use k8s_openapi::api::resource::v1::{ResourceClaim, ResourceClaimTemplate};
+use k8s_openapi::api::storage::v1::{StorageClass, VolumeAttachment};
 use kube::Api;
 use kube::api::ListParams;
 use serde_json::{Value, json};
 
 use crate::loops::start;
-use crate::neighbour::{create, delete, eventually, merge};
+use crate::neighbour::{add_node, create, delete, eventually, merge};
 
 fn volume(name: &str, size: &str, class: &str, policy: &str, path: &str) -> Value {
     json!({"metadata": {"name": name}, "spec": {"accessModes": ["ReadWriteOnce"], "capacity": {"storage": size},
@@ -148,5 +149,120 @@ async fn classes_decide_who_makes_the_volume() {
     create(&claims, claim("wrong", "1Gi", Some("missing"))).await;
     let failed = told("wrong", "ProvisioningFailed").await;
     assert_eq!(failed.message.as_deref(), Some("storageclass.storage.k8s.io \"missing\" not found"));
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn volumes_follow_their_pods_to_nodes() {
+    let (_server, client, daemon) = start().await;
+    let volumes: Api<PersistentVolume> = Api::all(client.clone());
+    let claims: Api<PersistentVolumeClaim> = Api::default_namespaced(client.clone());
+    let pods: Api<Pod> = Api::default_namespaced(client.clone());
+    let nodes: Api<Node> = Api::all(client.clone());
+    let attachments: Api<VolumeAttachment> = Api::all(client.clone());
+    let managed =
+        json!({"metadata": {"annotations": {"volumes.kubernetes.io/controller-managed-attach-detach": "true"}}});
+    for name in ["n1", "n2"] {
+        add_node(&client, name, 8).await;
+        merge(&nodes, name, false, managed.clone()).await;
+    }
+    let mut made = volume("pv", "1Gi", "csi", "Retain", "/unused");
+    made["spec"]["hostPath"] = Value::Null;
+    made["spec"]["csi"] = json!({"driver": "d.example.com", "volumeHandle": "h"});
+    create(&volumes, made).await;
+    // The claim of an ephemeral volume is made with its pod.
+    let template = json!({"spec": claim("x", "1Gi", Some("csi"))["spec"]});
+    let pod = |name: &str, node: &str, source: Value| json!({"metadata": {"name": name}, "spec": {"nodeName": node, "containers": [{"name": "c", "image": "i"}], "volumes": [source]}});
+    let ephemeral = json!({"name": "data", "ephemeral": {"volumeClaimTemplate": template}});
+    create(&pods, pod("first", "n1", ephemeral)).await;
+    eventually("the claim is made", async || claims.get_opt("first-data").await.unwrap()).await;
+    claim_in_phase(&claims, "first-data", "Bound").await;
+    let attached_to = async |node: &str| {
+        eventually(&format!("the volume is to be attached to {node}"), async || {
+            let all = attachments.list(&ListParams::default()).await.unwrap().items;
+            all.into_iter().find(|attachment| attachment.spec.node_name == node)
+        })
+        .await
+    };
+    let attachment = attached_to("n1").await;
+    assert_eq!(attachment.spec.attacher, "d.example.com");
+    // sha256 of "hd.example.comn1": where the kubelet looks.
+    let name = attachment.metadata.name.unwrap();
+    assert_eq!(name, format!("csi-{}", sha256("hd.example.comn1")));
+    // The driver attaches.
+    merge(&attachments, &name, true, json!({"status": {"attached": true}})).await;
+    let reported = async |node: &str, wanted: &[&str]| {
+        eventually(&format!("{node} is told of {wanted:?}"), async || {
+            let list = nodes.get(node).await.unwrap().status?.volumes_attached.unwrap_or_default();
+            let names: Vec<&str> = list.iter().map(|volume| volume.name.as_str()).collect();
+            (names == wanted).then_some(())
+        })
+        .await;
+    };
+    let unique = "kubernetes.io/csi/d.example.com^h";
+    reported("n1", &[unique]).await;
+    // Mounted: it stays until the kubelet let go, and nobody else gets it.
+    merge(&nodes, "n1", true, json!({"status": {"volumesInUse": [unique]}})).await;
+    let source = json!({"name": "data", "persistentVolumeClaim": {"claimName": "first-data"}});
+    create(&pods, pod("second", "n2", source)).await;
+    let events: Api<Event> = Api::default_namespaced(client.clone());
+    eventually("the second pod is told why it waits", async || {
+        let all = events.list(&ListParams::default().fields("involvedObject.name=second")).await.unwrap().items;
+        all.into_iter()
+            .find(|event| event.message.as_deref().is_some_and(|text| text.starts_with("Multi-Attach error")))
+    })
+    .await;
+    merge(&pods, "first", true, json!({"status": {"phase": "Succeeded"}})).await;
+    merge(&nodes, "n1", true, json!({"status": {"volumesInUse": null}})).await;
+    attached_to("n2").await;
+    reported("n1", &[]).await;
+    assert!(attachments.get_opt(&name).await.unwrap().is_none());
+    daemon.stop().await;
+}
+
+fn sha256(text: &str) -> String {
+    use std::io::Write as _;
+    let mut child = std::process::Command::new("sha256sum")
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    String::from_utf8(output.stdout).unwrap().split_whitespace().next().unwrap().to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn device_claims_live_with_their_pods() {
+    let (_server, client, daemon) = start().await;
+    let templates: Api<ResourceClaimTemplate> = Api::default_namespaced(client.clone());
+    let claims: Api<ResourceClaim> = Api::default_namespaced(client.clone());
+    let pods: Api<Pod> = Api::default_namespaced(client.clone());
+    add_node(&client, "n1", 8).await;
+    let device = json!({"name": "gpu", "exactly": {"deviceClassName": "gpu.example.com"}});
+    let spec = json!({"metadata": {"labels": {"made": "yes"}}, "spec": {"devices": {"requests": [device]}}});
+    create(&templates, json!({"metadata": {"name": "gpu"}, "spec": spec})).await;
+    let entry = json!({"name": "gpu", "resourceClaimTemplateName": "gpu"});
+    let container = json!({"name": "c", "image": "i", "resources": {"claims": [{"name": "gpu"}]}});
+    create(&pods, json!({"metadata": {"name": "p"}, "spec": {"nodeName": "n1", "containers": [container], "resourceClaims": [entry]}})).await;
+    let name = eventually("the pod knows its claim", async || {
+        let statuses = pods.get("p").await.unwrap().status?.resource_claim_statuses?;
+        statuses.into_iter().find_map(|status| status.resource_claim_name)
+    })
+    .await;
+    let made = claims.get(&name).await.unwrap();
+    assert_eq!(made.metadata.labels.unwrap()["made"], "yes");
+    // The scheduler was passed over: once allocated, the claim is reserved for the pod.
+    merge(&claims, &name, true, json!({"status": {"allocation": {}}})).await;
+    eventually("the claim is reserved", async || {
+        let consumers = claims.get(&name).await.unwrap().status?.reserved_for?;
+        consumers.into_iter().find(|consumer| consumer.name == "p").map(drop)
+    })
+    .await;
+    merge(&pods, "p", true, json!({"status": {"phase": "Succeeded"}})).await;
+    eventually("the claim goes when the pod has ended", async || {
+        claims.get_opt(&name).await.unwrap().is_none().then_some(())
+    })
+    .await;
     daemon.stop().await;
 }

@@ -29,11 +29,13 @@ enum SyncError {
     Api(#[from] kube::Error),
 }
 
-/// Sets up the controller; it does nothing unless `--allocate-node-cidrs`.
+/// Why the controller has nothing to do under these flags.
+pub(crate) fn idle(options: &Options) -> Option<&'static str> {
+    (!options.generic.allocate_node_cidrs).then_some("--allocate-node-cidrs is not set")
+}
+
+/// Sets up the controller.
 pub(crate) fn start(ctx: &Context) -> anyhow::Result<Task> {
-    if !ctx.options.generic.allocate_node_cidrs {
-        return Ok(Box::pin(async {}));
-    }
     let client = ctx.client("node-controller");
     let allocator = Arc::new(Allocator {
         events: ctx.events(&client, "cidrAllocator"),
@@ -72,11 +74,21 @@ fn parse_list(flag: &str, text: &str) -> anyhow::Result<Vec<IpNet>> {
 /// The cluster CIDRs, with the Service ranges taken out.
 fn cidr_sets(options: &Options) -> anyhow::Result<Vec<CidrSet>> {
     let clusters = parse_list("--cluster-cidr", &options.cluster_cidr)?;
-    anyhow::ensure!(clusters.len() <= 2, "--cluster-cidr: expected at most two CIDRs, got {}", clusters.len());
+    anyhow::ensure!(clusters.len() <= 2, "length of clusterCIDRs is:{} more than max allowed of 2", clusters.len());
+    let is_v6 = |net: &IpNet| matches!(net, IpNet::V6(_));
+    if let [one, other] = clusters.as_slice() {
+        let dual = is_v6(one) != is_v6(other);
+        anyhow::ensure!(
+            dual,
+            "len of ClusterCIDRs==2 and they are not configured as dual stack (at least one from each IPFamily)"
+        );
+        let ambiguous = options.node_cidr_mask_size != 0;
+        anyhow::ensure!(!ambiguous, "usage of --node-cidr-mask-size is not allowed with dual-stack clusters");
+    }
     let services = parse_list("--service-cluster-ip-range", &options.service_cluster_ip_range)?;
     let mut sets = Vec::new();
     for cluster in clusters {
-        let v6 = matches!(cluster, IpNet::V6(_));
+        let v6 = is_v6(&cluster);
         let own = if v6 { options.node_cidr_mask_size_ipv6 } else { options.node_cidr_mask_size_ipv4 };
         let mask = [own, options.node_cidr_mask_size].into_iter().find(|m| *m != 0);
         let mask = mask.unwrap_or(if v6 { 64 } else { 24 });

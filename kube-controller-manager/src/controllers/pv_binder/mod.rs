@@ -9,6 +9,9 @@ mod objects;
 mod volume;
 mod writes;
 
+#[cfg(test)]
+mod model_tests;
+
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
