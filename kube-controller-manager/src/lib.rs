@@ -2,6 +2,7 @@
 
 mod clients;
 pub mod cluster_flags;
+mod configz;
 mod context;
 mod controllers;
 mod events;
@@ -17,7 +18,6 @@ use anyhow::Context as _;
 use common::controlplane::{ControlPlane, run_controllers};
 use common::informer::Factory;
 use common::serving::Health;
-use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use crate::clients::Clients;
@@ -47,7 +47,7 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> anyhow::Resul
     let cluster_ca = clients::cluster_ca(&generic.client).await.unwrap_or_default();
     let (client, health) = (plane.client.clone(), plane.health.clone());
     let host = plane.identity().split('_').next().unwrap_or_default().to_owned();
-    let (serving, configz) = (generic.serving.clone(), configz(&options, &enabled));
+    let (serving, configz) = (generic.serving.clone(), configz::configz(&options, &enabled));
     let options = Arc::new(options);
     let lead = |shutdown| async move {
         let factory = Arc::new(Factory::new(client));
@@ -55,16 +55,6 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> anyhow::Resul
         lead_controllers(&ctx, &enabled, &health).await
     };
     plane.run(&serving, (PORT, configz), shutdown, lead).await
-}
-
-/// The configuration as it came out of the flags.
-fn configz(options: &Options, enabled: &[&'static Descriptor]) -> serde_json::Value {
-    let names: Vec<&str> = enabled.iter().map(|d| d.name).collect();
-    let generic = &options.generic;
-    json!({"kubecontrollermanager.config.k8s.io": {
-        "Generic": {"Controllers": generic.controllers, "LeaderElection": {"LeaderElect": generic.election.leader_elect}},
-        "EnabledControllers": names,
-    }})
 }
 
 /// Sets up the enabled controllers and runs them until the context ends.

@@ -1,7 +1,9 @@
 //! What the controllers bring about together, under the identities and rights that they have in a cluster.
 
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
-use k8s_openapi::api::core::v1::{ConfigMap, Endpoints, Event, Namespace, Pod, ResourceQuota, Service, ServiceAccount};
+use k8s_openapi::api::core::v1::{
+    ConfigMap, Endpoints, Event, Namespace, PersistentVolumeClaim, Pod, ResourceQuota, Service, ServiceAccount,
+};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::{
     Api, Client, ResourceExt,
@@ -235,5 +237,47 @@ async fn a_quota_limits_and_is_given_back() {
     create(&pods, pod("two")).await;
     delete(&pods, "two").await;
     used(json!({"configmaps": "2", "pods": "0"})).await;
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_quota_counts_services_and_claims() {
+    let (_server, client, daemon) = start().await;
+    let quotas: Api<ResourceQuota> = Api::default_namespaced(client.clone());
+    let services: Api<Service> = Api::default_namespaced(client.clone());
+    let claims: Api<PersistentVolumeClaim> = Api::default_namespaced(client.clone());
+    let names = ["persistentvolumeclaims", "requests.storage", "services", "services.nodeports"];
+    let used = async |wanted: [&str; 4]| {
+        eventually(&format!("in use: {wanted:?}"), async || {
+            let used = quotas.get("q").await.unwrap().status?.used?;
+            let found = names.map(|name| used.get(name).map(|quantity| quantity.0.clone()).unwrap_or_default());
+            (found == wanted).then_some(())
+        })
+        .await;
+    };
+    let service =
+        |name: &str, kind: &str| json!({"metadata": {"name": name}, "spec": {"type": kind, "ports": [{"port": 80}]}});
+    let claim = |name: &str, size: &str| {
+        json!({"metadata": {"name": name}, "spec": {"accessModes": ["ReadWriteOnce"], "storageClassName": "none",
+            "resources": {"requests": {"storage": size}}}})
+    };
+    let hard =
+        json!({"services": "5", "services.nodeports": "1", "persistentvolumeclaims": "2", "requests.storage": "3Gi"});
+    create(&quotas, json!({"metadata": {"name": "q"}, "spec": {"hard": hard}})).await;
+    // The API server's own Service is in this namespace.
+    used(["0", "0", "1", "0"]).await;
+    create(&services, service("one", "NodePort")).await;
+    create(&claims, claim("one", "1Gi")).await;
+    used(["1", "1Gi", "2", "1"]).await;
+    let refused = services.create(&PostParams::default(), &object(service("two", "NodePort"))).await.unwrap_err();
+    assert!(refused.to_string().contains("requested: services.nodeports=1, used: services.nodeports=1"), "{refused}");
+    let refused = claims.create(&PostParams::default(), &object(claim("two", "4Gi"))).await.unwrap_err();
+    assert!(refused.to_string().contains("requested: requests.storage=4Gi, used: requests.storage=1Gi"), "{refused}");
+    merge(&services, "one", false, json!({"spec": {"type": "ClusterIP", "ports": [{"port": 80, "nodePort": null}]}}))
+        .await;
+    used(["1", "1Gi", "2", "0"]).await;
+    delete(&services, "one").await;
+    delete(&claims, "one").await;
+    used(["0", "0", "1", "0"]).await;
     daemon.stop().await;
 }

@@ -1,7 +1,7 @@
 //! Claims find volumes, and released volumes are taken back.
 
 use k8s_openapi::api::core::v1::{Event, Node, PersistentVolume, PersistentVolumeClaim, Pod};
-use k8s_openapi::api::resource::v1::{ResourceClaim, ResourceClaimTemplate};
+use k8s_openapi::api::resource::v1::{ResourceClaim, ResourceClaimTemplate, ResourceSlice};
 use k8s_openapi::api::storage::v1::{StorageClass, VolumeAttachment};
 use kube::Api;
 use kube::api::ListParams;
@@ -253,10 +253,24 @@ async fn device_claims_live_with_their_pods() {
     let made = claims.get(&name).await.unwrap();
     assert_eq!(made.metadata.labels.unwrap()["made"], "yes");
     // The scheduler was passed over: once allocated, the claim is reserved for the pod.
-    merge(&claims, &name, true, json!({"status": {"allocation": {}}})).await;
+    let result = json!({"request": "gpu", "driver": "gpu.example.com", "pool": "n1", "device": "gpu-0"});
+    merge(&claims, &name, true, json!({"status": {"allocation": {"devices": {"results": [result]}}}})).await;
     eventually("the claim is reserved", async || {
         let consumers = claims.get(&name).await.unwrap().status?.reserved_for?;
         consumers.into_iter().find(|consumer| consumer.name == "p").map(drop)
+    })
+    .await;
+    // The device turns bad: its pod has to go.
+    let slices: Api<ResourceSlice> = Api::all(client.clone());
+    let taint = json!({"key": "bad", "effect": "NoExecute", "timeAdded": "2026-01-01T00:00:00Z"});
+    create(&slices, json!({"metadata": {"name": "n1-gpu"}, "spec": {"driver": "gpu.example.com", "nodeName": "n1",
+        "pool": {"name": "n1", "generation": 1, "resourceSliceCount": 1}, "devices": [{"name": "gpu-0", "taints": [taint]}]}}))
+    .await;
+    eventually("the pod is evicted", async || {
+        let pod = pods.get("p").await.unwrap();
+        let conditions = pod.status?.conditions?;
+        let told = conditions.iter().any(|c| c.reason.as_deref() == Some("DeletionByDeviceTaintManager"));
+        (told && pod.metadata.deletion_timestamp.is_some()).then_some(())
     })
     .await;
     merge(&pods, "p", true, json!({"status": {"phase": "Succeeded"}})).await;

@@ -114,7 +114,7 @@ impl Cleaner {
     /// Whether tokens in use have been labelled since then.
     async fn tracked_since(&self, then: Timestamp) -> anyhow::Result<bool> {
         let maps: Api<ConfigMap> = Api::namespaced(self.client.clone(), "kube-system");
-        let map = maps.get(TRACKING).await?;
+        let Some(map) = maps.get_opt(TRACKING).await? else { return Ok(false) };
         let since =
             map.data.as_ref().and_then(|data| data.get("since")).context("configMap does not have since label")?;
         let since: Date = since.parse().context("error parsing trackedSince time")?;

@@ -35,8 +35,10 @@ use crate::shared::{apierr, pods};
 
 /// Index of free volumes by class (`class:`), and of reserved and bound ones by claim (`claim:`).
 const CANDIDATES: &str = "pv-candidates";
-/// Index of claims that are not bound by class.
+/// Index of claims that are not bound, by class, and all of them under [`ANY`].
 const OPEN: &str = "open-claims";
+/// No name of a class.
+const ANY: &str = "*";
 /// Index of volumes that may have to be taken back again.
 const UNSETTLED: &str = "unsettled-volumes";
 const WORKERS: usize = 4;
@@ -123,7 +125,7 @@ impl Binder {
             _ => Vec::new(),
         });
         self.claims.informer().add_index(OPEN, |claim| match is_open(claim) {
-            true => vec![class_of_claim(claim).to_owned()],
+            true => vec![class_of_claim(claim).to_owned(), ANY.to_owned()],
             false => Vec::new(),
         });
         let b = self.clone();
@@ -182,9 +184,7 @@ impl Binder {
                 () = self.shutdown.cancelled() => return,
                 _ = every.tick() => {}
             }
-            for claim in self.claims.informer().list().iter().filter(|claim| is_open(claim)) {
-                self.claim_queue.add(object_key(&**claim));
-            }
+            self.look_at_open(ANY);
             for volume in self.volumes.informer().by_index(UNSETTLED, "") {
                 self.volume_queue.add(object_key(&*volume));
             }
