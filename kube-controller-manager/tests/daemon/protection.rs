@@ -55,7 +55,14 @@ async fn what_is_in_use_outlives_its_deletion() {
     let volumes: Api<PersistentVolume> = Api::all(client.clone());
     create(&volumes, volume("bound")).await;
     create(&volumes, volume("free")).await;
-    merge(&volumes, "bound", true, json!({"status": {"phase": "Bound"}})).await;
+    let mut taker = claim("taker", None);
+    taker["spec"]["volumeName"] = json!("bound");
+    create(&claims, taker).await;
+    eventually("the volume is bound", async || {
+        let phase = volumes.get("bound").await.unwrap().status?.phase?;
+        (phase == "Bound").then_some(())
+    })
+    .await;
     // Also those from before the admission plugin are protected.
     merge(&volumes, "bound", false, json!({"metadata": {"finalizers": null}})).await;
     eventually("the finalizer is back", async || {
@@ -67,7 +74,7 @@ async fn what_is_in_use_outlives_its_deletion() {
     delete(&volumes, "free").await;
     gone(&volumes, "free").await;
     assert!(is_terminating(&volumes, "bound").await);
-    merge(&volumes, "bound", true, json!({"status": {"phase": "Released"}})).await;
+    delete(&claims, "taker").await;
     gone(&volumes, "bound").await;
 
     let classes: Api<VolumeAttributesClass> = Api::all(client);
