@@ -23,6 +23,11 @@ const STARTING: &str = "--node-startup-grace-period=1h";
 
 /// A server, and every controller at work.
 pub async fn start() -> (ApiServer, Client, Daemon) {
+    start_only("*,bootstrapsigner,tokencleaner").await
+}
+
+/// A server, and these controllers.
+pub async fn start_only(controllers: &str) -> (ApiServer, Client, Daemon) {
     let server = ApiServer::start().await;
     let file = |flag: &str, name: &str| format!("{flag}={}", server.path(name).display());
     let files = [
@@ -32,7 +37,8 @@ pub async fn start() -> (ApiServer, Client, Daemon) {
         file("--service-account-private-key-file", "sa.key"),
     ];
     let mut flags = vec!["--leader-elect=false", "--use-service-account-credentials", "--kube-api-qps=-1"];
-    flags.extend(["--controllers=*,bootstrapsigner,tokencleaner", PATIENT, STARTING]);
+    let controllers = format!("--controllers={controllers}");
+    flags.extend([&controllers, PATIENT, STARTING]);
     flags.extend(files.iter().map(String::as_str));
     let daemon = server.daemon(run, USER, &flags).await;
     let client = server.admin().await;

@@ -1,6 +1,7 @@
 //! The controller manager against our apiserver: how it starts, what its controllers bring about, who leads.
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
+mod autoscaling;
 mod budgets;
 mod cluster;
 mod election;
