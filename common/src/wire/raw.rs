@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
+use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 use super::{WireError, text};
 
@@ -11,6 +11,33 @@ use super::{WireError, text};
 /// # Errors
 /// It is no JSON.
 pub(super) fn put_compact(out: &mut Vec<u8>, json: &[u8]) -> Result<(), WireError> {
+    // Field sets, of which every object has some, are written like this by everybody.
+    if is_plain(json) && serde_json::from_slice::<IgnoredAny>(json).is_ok() {
+        out.extend_from_slice(json);
+        return Ok(());
+    }
+    slowly(out, json)
+}
+
+/// Whether JSON, if it is any, has only one way to be written: no spaces, no numbers, nothing in strings that might be
+/// escaped otherwise.
+fn is_plain(json: &[u8]) -> bool {
+    let (mut inside, mut escaped) = (false, false);
+    json.iter().all(|byte| {
+        if !inside {
+            inside = *byte == b'"';
+            return matches!(byte, b'"' | b'{' | b'}' | b'[' | b']' | b':' | b',' | b'a'..=b'z');
+        }
+        if std::mem::take(&mut escaped) {
+            return matches!(byte, b'"' | b'\\');
+        }
+        escaped = *byte == b'\\';
+        inside = *byte != b'"';
+        matches!(byte, b' '..=b'~') && !matches!(byte, b'<' | b'>' | b'&')
+    })
+}
+
+fn slowly(out: &mut Vec<u8>, json: &[u8]) -> Result<(), WireError> {
     let mut deserializer = serde_json::Deserializer::from_slice(json);
     let copied = Copy { out, limit: usize::MAX }.deserialize(&mut deserializer).and_then(|()| deserializer.end());
     copied.map_err(|error| WireError::Json(error.to_string()))
@@ -99,5 +126,42 @@ impl<'de> Visitor<'de> for Copy<'_> {
         self.out.truncate(length);
         self.out.push(b'}');
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn what_is_copied_as_it_is_would_be_written_so() {
+        let fields = r#"{"f:metadata":{"f:labels":{".":{}}},"k:{\"name\":\"a\\\\b\"}":{"v:true":[true,false,null]}}"#;
+        assert!(is_plain(fields.as_bytes()));
+        let mut out = Vec::new();
+        slowly(&mut out, fields.as_bytes()).unwrap();
+        assert_eq!(out, fields.as_bytes());
+        for other in [r#"{"a": 1}"#, "[1.0]", r#""a<b""#, r#""\u0041""#, r#""é""#, "\"\u{7f}\"", r#""\/""#] {
+            assert!(!is_plain(other.as_bytes()), "{other}");
+        }
+        for wrong in ["{", r#"{"a"}"#, "nul", r#""a"#, "{}{}", ""] {
+            assert!(put_compact(&mut Vec::new(), wrong.as_bytes()).is_err(), "{wrong}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn both_ways_agree(text in r#"[\[\]{}:,"\\ a-z<0-9é]{0,40}"#, key in r#"[ -~]{0,12}"#, value in any::<String>()) {
+            let object = serde_json::json!({ key: [value, true, null] }).to_string();
+            for json in [text, object] {
+                let (mut fast, mut slow) = (Vec::new(), Vec::new());
+                let (one, other) = (put_compact(&mut fast, json.as_bytes()), slowly(&mut slow, json.as_bytes()));
+                prop_assert_eq!(one.is_ok(), other.is_ok());
+                if one.is_ok() {
+                    prop_assert_eq!(fast, slow);
+                }
+            }
+        }
     }
 }
