@@ -7,7 +7,7 @@ use kube::{Api, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use crate::loops::start_only;
+use crate::loops::start;
 use crate::neighbour::{add_node, create, delete, eventually, merge};
 
 fn claim(name: &str, class: Option<&str>) -> Value {
@@ -33,8 +33,7 @@ where
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_in_use_outlives_its_deletion() {
-    // Who binds is the test: the binder would know better about phases.
-    let (_server, client, daemon) = start_only("*,-persistentvolume-binder-controller").await;
+    let (_server, client, daemon) = start().await;
     add_node(&client, "n1", 8).await;
     let pods: Api<Pod> = Api::default_namespaced(client.clone());
     let claims: Api<PersistentVolumeClaim> = Api::default_namespaced(client.clone());
