@@ -312,7 +312,7 @@ fn unescape(value: &str) -> Result<String, String> {
                 other => {
                     return Err(format!(
                         "invalid field selector: invalid escape sequence: \\{}",
-                        other.unwrap_or_default()
+                        other.map(String::from).unwrap_or_default()
                     ));
                 }
             },

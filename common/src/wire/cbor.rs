@@ -125,7 +125,9 @@ fn from_half(half: u16) -> f64 {
 /// # Errors
 /// It is no CBOR, or has no form in JSON.
 pub fn cbor_to_json(bytes: &[u8], out: &mut Vec<u8>) -> Result<(), WireError> {
-    let mut decoder = Decoder { rest: bytes, out };
+    // The mark is no level of the document: what decodes must decode again when it is marked.
+    let rest = bytes.strip_prefix(SELF_DESCRIBED).unwrap_or(bytes);
+    let mut decoder = Decoder { rest, out };
     decoder.value(0, None)?;
     if decoder.rest.is_empty() { Ok(()) } else { Err(refuse("extraneous data")) }
 }
@@ -341,6 +343,17 @@ mod tests {
         assert_eq!(decoded(&[0xd6, 0x43, 0, 1, 2]).unwrap(), json!("AAEC"));
         assert_eq!(decoded(&[0xc0, 0x61, b't']).unwrap(), json!("t"));
         assert_eq!(decoded(&[0xf9, 0x3c, 0x00]).unwrap(), json!(1.0));
+    }
+
+    #[test]
+    fn the_deepest_document_survives_being_marked() {
+        let deepest = [vec![0x81; MAX_DEPTH], vec![0xf6]].concat();
+        let (mut json, mut again, mut marked) = (Vec::new(), Vec::new(), Vec::new());
+        cbor_to_json(&deepest, &mut json).unwrap();
+        tree_to_cbor(&serde_json::from_slice(&json).unwrap(), &mut marked);
+        cbor_to_json(&marked, &mut again).unwrap();
+        assert_eq!(again, json);
+        assert!(matches!(cbor_to_json(&[vec![0x81], deepest].concat(), &mut again), Err(WireError::TooDeep)));
     }
 
     #[test]
