@@ -9,6 +9,7 @@ use common::events::EventsV1Recorder;
 use common::informer::{Factory, Informer, InformerOptions};
 use common::serving::Health;
 use k8s_openapi::api::core::v1::{Node, Pod};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::cache::Cache;
@@ -68,6 +69,7 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> anyhow::Resul
         listers: Arc::new(InformerListers::new(&others)),
         storage: storage.clone(),
         extenders: extenders.clone(),
+        declared_features: config.declared_features,
         nodes: Some(nodes.clone()),
         pods: Some(pods.clone()),
         recorder: Some(EventsV1Recorder::new(client.clone(), "default-scheduler", "default-scheduler")),
@@ -88,6 +90,7 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> anyhow::Resul
     observe(&scheduler, &nodes, &pods);
     observe_storage(&scheduler, &storage);
 
+    tokio::spawn(dump_on_signal(scheduler.clone(), nodes.clone(), pods.clone(), shutdown.clone()));
     register_checks(&plane.health, &nodes, &pods);
     let component = serde_json::to_value(&config.component)?;
     let configz = serde_json::json!({"kubescheduler.config.k8s.io": component});
@@ -199,6 +202,31 @@ async fn schedule(scheduler: Arc<Scheduler>, percentage: i32, stop: Cancellation
     scheduler.queue.close();
     scheduler.drain().await;
     Ok(())
+}
+
+/// SIGUSR2: cache and queue into the log.
+async fn dump_on_signal(
+    scheduler: Arc<Scheduler>,
+    nodes: Arc<Informer<Node>>,
+    pods: Arc<Informer<Pod>>,
+    shutdown: CancellationToken,
+) {
+    let mut signals = match signal(SignalKind::user_defined2()) {
+        Ok(signals) => signals,
+        Err(error) => return tracing::warn!(%error, "SIGUSR2 will not dump the cache"),
+    };
+    loop {
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            received = signals.recv() => if received.is_none() { return },
+        }
+        for (kind, mismatch) in scheduler.compare(&nodes.list(), &pods.list()) {
+            if !mismatch.is_empty() {
+                tracing::info!(kind, missed = ?mismatch.missed, redundant = ?mismatch.redundant, "Cache mismatch");
+            }
+        }
+        scheduler.dump();
+    }
 }
 
 fn publish_sizes(scheduler: &Scheduler) {

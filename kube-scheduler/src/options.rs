@@ -75,12 +75,14 @@ pub struct Config {
     pub leader_election: LeaderElection,
     /// The API server as the flags and the file say together.
     pub client: ClientConnection,
+    /// The gate NodeDeclaredFeatures.
+    pub declared_features: bool,
 }
 
 impl Options {
     /// Reads the file, applies flags and defaults, and validates.
     pub fn complete(&self) -> anyhow::Result<Config> {
-        FeatureGates::from_flags(GATES, &self.feature_gates.feature_gates)?;
+        let gates = FeatureGates::from_flags(GATES, &self.feature_gates.feature_gates)?;
         let mut component: KubeSchedulerConfiguration = match &self.config {
             Some(path) => load_versioned(path, "kubescheduler.config.k8s.io/v1", "KubeSchedulerConfiguration")?,
             None => KubeSchedulerConfiguration::default(),
@@ -111,7 +113,7 @@ impl Options {
         client.kube_api_burst = u32::try_from(component.client_connection.burst).unwrap_or(100);
         component.api_version = "kubescheduler.config.k8s.io/v1".into();
         component.kind = "KubeSchedulerConfiguration".into();
-        Ok(Config { component, leader_election, client })
+        Ok(Config { component, leader_election, client, declared_features: gates.enabled("NodeDeclaredFeatures") })
     }
 }
 

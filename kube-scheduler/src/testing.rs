@@ -52,6 +52,10 @@ impl NodeBuilder {
         taints.push(json!({"key": key, "value": value, "effect": effect}));
         self
     }
+    pub fn features(mut self, names: &[&str]) -> Self {
+        self.0["status"]["declaredFeatures"] = json!(names);
+        self
+    }
     pub fn cordoned(mut self) -> Self {
         self.0["spec"]["unschedulable"] = json!(true);
         self

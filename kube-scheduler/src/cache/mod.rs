@@ -78,6 +78,21 @@ struct PodState {
     deadline: Option<Instant>,
 }
 
+/// A node as the cache holds it.
+#[derive(Debug)]
+pub struct NodeDump {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Whether only its pods are left.
+    pub deleted: bool,
+    /// By resource.
+    pub requested: Vec<(Arc<str>, i64)>,
+    /// By resource.
+    pub allocatable: Vec<(Arc<str>, i64)>,
+    /// Bound and assumed pods.
+    pub pods: Arc<Vec<Arc<PodInfo>>>,
+}
+
 impl Cache {
     /// An empty cache.
     pub fn new(expiry: Duration) -> Self {
@@ -179,6 +194,22 @@ impl Cache {
         let inner = self.inner.lock();
         let nodes = inner.slots.iter().flatten().filter(|record| record.row.is_some()).count();
         (nodes, inner.pods.len(), inner.assumed)
+    }
+
+    /// Every node, for people: a copy, without regard to snapshots.
+    pub fn dump(&self) -> Vec<NodeDump> {
+        let inner = self.inner.lock();
+        let named = |amounts: &[i64]| -> Vec<(Arc<str>, i64)> {
+            inner.resources.names().iter().cloned().zip(amounts.iter().copied()).collect()
+        };
+        let dump = |record: &Record| NodeDump {
+            name: record.name.clone(),
+            deleted: record.row.is_none(),
+            requested: named(&record.usage.requested),
+            allocatable: record.row.as_ref().map(|row| named(&row.allocatable)).unwrap_or_default(),
+            pods: record.usage.pods.clone(),
+        };
+        inner.slots.iter().flatten().map(dump).collect()
     }
 
     /// Brings a snapshot up to date: only slots touched since the last call are written.

@@ -44,6 +44,11 @@ impl ResourceIndex {
         self.names.len() - 1
     }
 
+    /// The names, by column.
+    pub fn names(&self) -> &[Arc<str>] {
+        &self.names
+    }
+
     /// Number of columns.
     pub fn len(&self) -> usize {
         self.names.len()

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use common::informer::{Factory, Informer};
 use common::meta::selector::LabelSelector;
@@ -15,6 +16,7 @@ use crate::framework::template::Template;
 /// The informers.
 pub struct InformerListers {
     namespaces: Arc<Informer<Namespace>>,
+    namespaces_version: Arc<AtomicU64>,
     services: Arc<Informer<Service>>,
     controllers: Arc<Informer<ReplicationController>>,
     replica_sets: Arc<Informer<ReplicaSet>>,
@@ -25,8 +27,15 @@ pub struct InformerListers {
 impl InformerListers {
     /// Registers the informers; the factory must be started after.
     pub fn new(factory: &Factory) -> Self {
+        let namespaces = factory.informer::<Namespace>();
+        let namespaces_version = Arc::new(AtomicU64::new(0));
+        let version = namespaces_version.clone();
+        namespaces.on_event(move |_| {
+            version.fetch_add(1, Ordering::Relaxed);
+        });
         Self {
-            namespaces: factory.informer(),
+            namespaces,
+            namespaces_version,
             services: factory.informer(),
             controllers: factory.informer(),
             replica_sets: factory.informer(),
@@ -39,6 +48,10 @@ impl InformerListers {
 impl Listers for InformerListers {
     fn namespace_labels(&self, namespace: &str) -> BTreeMap<String, String> {
         self.namespaces.get("", namespace).and_then(|found| found.metadata.labels.clone()).unwrap_or_default()
+    }
+
+    fn namespaces_version(&self) -> u64 {
+        self.namespaces_version.load(Ordering::Relaxed)
     }
 
     fn default_selector(&self, template: &Template) -> Option<LabelSelector> {

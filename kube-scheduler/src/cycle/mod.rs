@@ -11,6 +11,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 pub mod api;
+pub mod debug;
 pub mod decide;
 pub mod handlers;
 pub mod listers;

@@ -197,6 +197,20 @@ async fn foreign_terminating_and_deleted_pods_are_left_alone() {
 }
 
 #[tokio::test]
+async fn cache_and_queue_account_for_every_pod() {
+    let mut bench = bench(&[node("n1").cpu("1"), node("n2").cpu("1")]);
+    let fits = bench.arrive(&pod("fits").requests("1", "1Gi"));
+    let waits = bench.arrive(&pod("waits").requests("5", "1Gi"));
+    bench.settle().await;
+    let nodes = [node("n1").build(), node("n3").build()];
+    let stranger = Arc::new(pod("stranger").build());
+    let [(_, of_nodes), (_, of_pods)] = bench.scheduler.compare(&nodes, &[fits, waits, stranger]);
+    assert_eq!((of_nodes.missed, of_nodes.redundant), (vec!["n3".to_owned()], vec!["n2".to_owned()]));
+    assert_eq!((of_pods.missed, of_pods.redundant), (vec!["stranger".to_owned()], vec![]));
+    bench.scheduler.dump();
+}
+
+#[tokio::test]
 async fn no_nodes_at_all() {
     let mut bench = bench(&[]);
     bench.arrive(&pod("a"));

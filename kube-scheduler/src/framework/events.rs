@@ -68,8 +68,10 @@ pub mod action {
     pub const POD_GATES_GONE: Action = 1 << 10;
     /// Any other update.
     pub const UPDATE_OTHER: Action = 1 << 11;
+    /// The features that a node declares changed.
+    pub const NODE_FEATURES: Action = 1 << 12;
     /// Every kind of update.
-    pub const UPDATE: Action = 0b1111_1111_1100;
+    pub const UPDATE: Action = 0b1_1111_1111_1100;
     /// Everything.
     pub const ALL: Action = ADD | DELETE | UPDATE;
 }
@@ -199,6 +201,9 @@ pub fn node_changes(old: &Arc<Node>, new: &Arc<Node>) -> Vec<ClusterEvent> {
     note(conditions(old) != conditions(new), action::NODE_CONDITION, "NodeConditionUpdate");
     let annotations = non_empty(&old.metadata.annotations) != non_empty(&new.metadata.annotations);
     note(annotations, action::NODE_ANNOTATION, "NodeAnnotationUpdate");
+    let features = |node: &Node| node.status.as_ref().and_then(|status| status.declared_features.clone());
+    let declared = features(old).unwrap_or_default() != features(new).unwrap_or_default();
+    note(declared, action::NODE_FEATURES, "NodeUpdateNodeDeclaredFeature");
     events
 }
 

@@ -21,6 +21,10 @@ pub struct Budget {
 pub trait Listers: Send + Sync {
     /// Labels of a namespace; empty when unknown.
     fn namespace_labels(&self, namespace: &str) -> BTreeMap<String, String>;
+    /// Changes with every namespace that does: whatever was worked out from their labels is void then.
+    fn namespaces_version(&self) -> u64 {
+        0
+    }
     /// What Services and the controller of the pod select it by; `None` when nothing does.
     fn default_selector(&self, template: &Template) -> Option<LabelSelector>;
     /// Budgets of a namespace.

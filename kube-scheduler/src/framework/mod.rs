@@ -12,5 +12,6 @@ pub mod profile;
 pub mod profiles;
 pub mod requests;
 pub mod status;
+pub mod tally;
 pub mod template;
 pub mod volumes;

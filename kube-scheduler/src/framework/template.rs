@@ -134,6 +134,8 @@ pub struct Template {
     pub controller: Option<(String, String)>,
     /// Its volumes.
     pub volumes: Volumes,
+    /// Features that its node must declare.
+    pub features: Vec<&'static str>,
     /// Names of spec.resourceClaims.
     pub resource_claims: Vec<String>,
 }
@@ -156,6 +158,7 @@ struct Identity<'a> {
     volumes: &'a Option<Vec<core::Volume>>,
     gates: &'a Option<Vec<core::PodSchedulingGate>>,
     host_network: Option<bool>,
+    host_users: Option<bool>,
     resource_claims: &'a Option<Vec<core::PodResourceClaim>>,
     containers: Vec<ContainerIdentity<'a>>,
     init: Vec<ContainerIdentity<'a>>,
@@ -170,12 +173,13 @@ struct ContainerIdentity<'a>(
     &'a Option<core::ResourceRequirements>,
     &'a Option<Vec<core::ContainerPort>>,
     &'a Option<String>,
+    bool,
 );
 
 impl<'a> ContainerIdentity<'a> {
     fn of(container: &'a core::Container) -> Self {
         let core::Container { name, image, resources, ports, restart_policy, .. } = container;
-        Self(name, image, resources, ports, restart_policy)
+        Self(name, image, resources, ports, restart_policy, restarts_all(container))
     }
 }
 
@@ -185,6 +189,23 @@ struct StatusIdentity<'a>(
     &'a Option<BTreeMap<String, k8s_openapi::apimachinery::pkg::api::resource::Quantity>>,
     &'a Option<core::ResourceRequirements>,
 );
+
+/// Whether the end of a container can restart the whole pod.
+fn restarts_all(container: &core::Container) -> bool {
+    container.restart_policy_rules.iter().flatten().any(|rule| rule.action == "RestartAllContainers")
+}
+
+/// Features that not every kubelet has.
+fn features(spec: &core::PodSpec) -> Vec<&'static str> {
+    let mut features = Vec::new();
+    if spec.containers.iter().chain(spec.init_containers.iter().flatten()).any(restarts_all) {
+        features.push("RestartAllContainersOnContainerExits");
+    }
+    if spec.host_network == Some(true) && spec.host_users == Some(false) {
+        features.push("UserNamespacesHostNetworkSupport");
+    }
+    features
+}
 
 /// Shares templates between pods.
 #[derive(Default)]
@@ -263,6 +284,7 @@ fn identity(pod: &core::Pod) -> Option<Identity<'_>> {
         volumes: &spec.volumes,
         gates: &spec.scheduling_gates,
         host_network: spec.host_network,
+        host_users: spec.host_users,
         resource_claims: &spec.resource_claims,
         containers: spec.containers.iter().map(ContainerIdentity::of).collect(),
         init: spec.init_containers.iter().flatten().map(ContainerIdentity::of).collect(),
@@ -309,6 +331,7 @@ fn parse(pod: &core::Pod, id: u64) -> Template {
         gates: spec.scheduling_gates.iter().flatten().map(|gate| gate.name.clone()).collect(),
         controller: controller(pod).map(|(kind, name)| (kind.to_owned(), name.to_owned())),
         volumes: Volumes::of(spec),
+        features: features(spec),
         resource_claims: spec.resource_claims.iter().flatten().map(|claim| claim.name.clone()).collect(),
     }
 }

@@ -1,12 +1,12 @@
 //! InterPodAffinity: pods that want to be near to, or far from, other pods.
 //!
-//! Matches are counted per (topology key, value number). Pods of one template match alike, so each term is evaluated once per
-//! template, not per pod; only nodes that hold pods with terms of their own are searched for those.
+//! Matches are counted per (topology key, value number) and followed from cycle to cycle ([`TallyMemo`]). Pods of one
+//! template match alike, so each term is evaluated once per pair of templates. Verdicts are worked out for all nodes at once.
 
-use std::collections::HashMap;
 use std::sync::{Arc, LazyLock};
 
 use k8s_openapi::api::core::v1::Node;
+use parking_lot::Mutex;
 
 use crate::cache::labels::ABSENT;
 use crate::cache::snapshot::{NodeView, Snapshot};
@@ -19,6 +19,7 @@ use crate::framework::plugin::{
 };
 use crate::framework::pod::PodInfo;
 use crate::framework::status::{Status, Verdict};
+use crate::framework::tally::{Part, Tally, TallyMemo, domain};
 use crate::framework::template::{AffinityTerm, Template};
 
 /// The plugin.
@@ -26,6 +27,8 @@ pub struct InterPodAffinity {
     hard_weight: i64,
     ignore_preferred_of_existing: bool,
     listers: Arc<dyn Listers>,
+    required: Mutex<TallyMemo<3>>,
+    preferred: Mutex<TallyMemo<1>>,
 }
 
 /// Upstream's name.
@@ -38,46 +41,19 @@ static ANTI_AFFINITY: LazyLock<Arc<Status>> =
 static EXISTING: LazyLock<Arc<Status>> =
     LazyLock::new(|| Status::unschedulable(NAME, "node(s) didn't satisfy existing pods anti-affinity rules"));
 
-/// Numbers per (topology key, value number).
-#[derive(Clone, Default, Debug)]
-struct Tally(HashMap<String, HashMap<u32, i64>>);
-
-impl Tally {
-    fn add(&mut self, snapshot: &Snapshot, slot: u32, key: &str, by: i64) {
-        let value = domain(snapshot, key, slot);
-        if value == ABSENT {
-            return;
-        }
-        if !self.0.contains_key(key) {
-            self.0.insert(key.to_owned(), HashMap::new());
-        }
-        let Some(values) = self.0.get_mut(key) else { return };
-        let entry = values.entry(value).or_default();
-        *entry += by;
-        if *entry == 0 {
-            values.remove(&value);
-        }
-    }
-
-    fn get(&self, snapshot: &Snapshot, slot: u32, key: &str) -> i64 {
-        self.0.get(key).and_then(|values| values.get(&domain(snapshot, key, slot))).copied().unwrap_or(0)
-    }
-
-    fn is_empty(&self) -> bool {
-        self.0.values().all(HashMap::is_empty)
-    }
-}
-
 #[derive(Clone)]
 struct Counts {
     existing_anti: Tally,
     affinity: Tally,
     anti_affinity: Tally,
+    /// What [`InterPodAffinity::verdict`] says of every slot; gone once pods were added or removed on trial.
+    verdicts: Option<Arc<Vec<u8>>>,
 }
 
-fn domain(snapshot: &Snapshot, key: &str, slot: u32) -> u32 {
-    snapshot.labels.column(key).map_or(ABSENT, |column| column.values[slot as usize])
-}
+const PASS: u8 = 0;
+const FAR: u8 = 1;
+const CROWDED: u8 = 2;
+const KEPT_AWAY: u8 = 3;
 
 impl InterPodAffinity {
     /// With the profile's arguments.
@@ -86,6 +62,8 @@ impl InterPodAffinity {
             hard_weight: i64::from(args.hard_pod_affinity_weight),
             ignore_preferred_of_existing: args.ignore_preferred_terms_of_existing_pods,
             listers,
+            required: Mutex::default(),
+            preferred: Mutex::default(),
         }
     }
 
@@ -126,29 +104,55 @@ impl InterPodAffinity {
         }
     }
 
-    /// What the pods of one template contribute, worked out once.
-    fn contribution(&self, cx: &CycleContext<'_>, other: &Template) -> Contribution {
+    /// What a pod of another template adds: to the anti-affinity of existing pods, to the pod's own affinity and to its
+    /// own anti-affinity.
+    fn part(&self, own: &Template, other: &Template) -> Part {
+        let all = self.matches_all(&own.affinity.required, other);
+        let existing = other.affinity.required_anti.iter().filter(|term| self.matches(term, own)).map(|t| (0, t));
+        let near = own.affinity.required.iter().filter(|_| all).map(|term| (1, term));
+        let far = own.affinity.required_anti.iter().filter(|term| self.matches(term, other)).map(|term| (2, term));
+        existing.chain(near).chain(far).map(|(tally, term)| (tally, term.topology_key.as_str().into(), 1)).collect()
+    }
+
+    /// Verdicts of all slots.
+    fn verdicts(&self, cx: &CycleContext<'_>, counts: &Counts) -> Vec<u8> {
         let own = &cx.pod.template.affinity;
-        let keys = |terms: &[AffinityTerm], matching: &dyn Fn(&AffinityTerm) -> bool| {
-            terms.iter().filter(|term| matching(term)).map(|term| term.topology_key.clone()).collect()
-        };
-        let all = self.matches_all(&own.required, other);
-        Contribution {
-            existing_anti: keys(&other.affinity.required_anti, &|term| self.matches(term, &cx.pod.template)),
-            affinity: keys(&own.required, &|_| all),
-            anti_affinity: keys(&own.required_anti, &|term| self.matches(term, other)),
+        let mut verdicts = vec![PASS; cx.snapshot.slots()];
+        // In reverse order of precedence, so that the reason named is the one a node-by-node look would find first.
+        for key in counts.existing_anti.keys() {
+            mark(&mut verdicts, cx.snapshot, key, counts.existing_anti.numbers(key), KEPT_AWAY, |count| count > 0);
         }
+        for term in &own.required_anti {
+            let key = &term.topology_key;
+            mark(&mut verdicts, cx.snapshot, key, counts.anti_affinity.numbers(key), CROWDED, |count| count > 0);
+        }
+        let alone =
+            !own.required.is_empty() && counts.affinity.is_empty() && self.matches_all(&own.required, &cx.pod.template);
+        for term in &own.required {
+            match cx.snapshot.labels.column(&term.topology_key) {
+                None => verdicts.fill(FAR),
+                Some(column) => {
+                    let numbers = counts.affinity.numbers(&term.topology_key);
+                    for (verdict, value) in verdicts.iter_mut().zip(&column.values) {
+                        let near = alone || numbers.get(*value as usize).is_some_and(|count| *count > 0);
+                        if *value == ABSENT || !near {
+                            *verdict = FAR;
+                        }
+                    }
+                }
+            }
+        }
+        verdicts
     }
 
     /// Weighted keys that the pods of one template add to the scores of their domains.
-    fn attraction(&self, cx: &CycleContext<'_>, other: &Template) -> Vec<(String, i64)> {
-        let own = &cx.pod.template;
+    fn attraction(&self, own: &Template, other: &Template) -> Part {
         let mut found = Vec::new();
         let mut take = |terms: &[AffinityTerm], target: &Template, weight: &dyn Fn(&AffinityTerm) -> i64| {
             for term in terms {
                 let weight = weight(term);
                 if weight != 0 && self.matches(term, target) {
-                    found.push((term.topology_key.clone(), weight));
+                    found.push((0, term.topology_key.as_str().into(), weight));
                 }
             }
         };
@@ -161,10 +165,14 @@ impl InterPodAffinity {
     }
 }
 
-struct Contribution {
-    existing_anti: Vec<String>,
-    affinity: Vec<String>,
-    anti_affinity: Vec<String>,
+/// Marks the slots whose domain's number is of a kind.
+fn mark(verdicts: &mut [u8], snapshot: &Snapshot, key: &str, numbers: &[i64], with: u8, when: impl Fn(i64) -> bool) {
+    let Some(column) = snapshot.labels.column(key) else { return };
+    for (verdict, value) in verdicts.iter_mut().zip(&column.values) {
+        if *value != ABSENT && numbers.get(*value as usize).is_some_and(|number| when(*number)) {
+            *verdict = with;
+        }
+    }
 }
 
 extension_points!(InterPodAffinity {
@@ -175,45 +183,39 @@ extension_points!(InterPodAffinity {
     as_enqueue: EnqueueExtensions
 });
 
-/// Live slots among a set, or all of them.
-fn slots(snapshot: &Snapshot, all: bool, some: &crate::framework::bitset::BitSet) -> Vec<u32> {
-    if all { snapshot.order.clone() } else { some.iter().filter(|slot| snapshot.live.contains(*slot)).collect() }
-}
-
 impl PreFilter for InterPodAffinity {
     fn pre_filter(&self, cx: &CycleContext<'_>) -> Result<PreFiltered, Arc<Status>> {
-        let own = &cx.pod.template.affinity;
-        let has_terms = !own.required.is_empty() || !own.required_anti.is_empty();
-        let mut counts =
-            Counts { existing_anti: Tally::default(), affinity: Tally::default(), anti_affinity: Tally::default() };
-        let mut known: HashMap<u64, Contribution> = HashMap::new();
-        for slot in slots(cx.snapshot, has_terms, &cx.snapshot.with_anti_affinity) {
-            for other in cx.snapshot.pods[slot as usize].iter() {
-                let template = &other.template;
-                let part = known.entry(template.id).or_insert_with(|| self.contribution(cx, template));
-                for (tally, keys) in [
-                    (&mut counts.existing_anti, &part.existing_anti),
-                    (&mut counts.affinity, &part.affinity),
-                    (&mut counts.anti_affinity, &part.anti_affinity),
-                ] {
-                    keys.iter().for_each(|key| tally.add(cx.snapshot, slot, key, 1));
-                }
-            }
-        }
-        if !has_terms && counts.existing_anti.is_empty() {
+        let own = &cx.pod.template;
+        let has_terms = !own.affinity.required.is_empty() || !own.affinity.required_anti.is_empty();
+        let some = &cx.snapshot.with_anti_affinity;
+        if !has_terms && some.is_empty() {
             return Ok(PreFiltered::Skip);
         }
+        let [existing_anti, affinity, anti_affinity] = self.required.lock().tallies(
+            own.id,
+            self.listers.namespaces_version(),
+            cx.snapshot,
+            |slot| has_terms || some.contains(slot),
+            |other| self.part(own, other),
+        );
+        if !has_terms && existing_anti.is_empty() {
+            return Ok(PreFiltered::Skip);
+        }
+        let mut counts = Counts { existing_anti, affinity, anti_affinity, verdicts: None };
+        counts.verdicts = Some(Arc::new(self.verdicts(cx, &counts)));
         Ok(PreFiltered::with(counts))
     }
 
     fn add_pod(&self, cx: &CycleContext<'_>, state: &mut dyn StateData, added: &PodInfo, node: &NodeView<'_>) {
-        if let Some(counts) = state.as_any_mut().downcast_mut() {
+        if let Some(counts) = state.as_any_mut().downcast_mut::<Counts>() {
+            counts.verdicts = None;
             self.count(counts, cx, added, node.slot, 1);
         }
     }
 
     fn remove_pod(&self, cx: &CycleContext<'_>, state: &mut dyn StateData, gone: &PodInfo, node: &NodeView<'_>) {
-        if let Some(counts) = state.as_any_mut().downcast_mut() {
+        if let Some(counts) = state.as_any_mut().downcast_mut::<Counts>() {
+            counts.verdicts = None;
             self.count(counts, cx, gone, node.slot, -1);
         }
     }
@@ -222,27 +224,42 @@ impl PreFilter for InterPodAffinity {
 impl Filter for InterPodAffinity {
     fn filter(&self, cx: &CycleContext<'_>, state: Option<&dyn StateData>, node: &NodeView<'_>) -> Verdict {
         let Some(counts) = state_of::<Counts>(state) else { return Ok(()) };
+        let verdict = match &counts.verdicts {
+            Some(verdicts) => verdicts[node.slot as usize],
+            None => self.verdict(cx, counts, node.slot),
+        };
+        match verdict {
+            PASS => Ok(()),
+            FAR => Err(AFFINITY.clone()),
+            CROWDED => Err(ANTI_AFFINITY.clone()),
+            _ => Err(EXISTING.clone()),
+        }
+    }
+}
+
+impl InterPodAffinity {
+    /// The verdict on one node, from its domains' counts.
+    fn verdict(&self, cx: &CycleContext<'_>, counts: &Counts, slot: u32) -> u8 {
         let own = &cx.pod.template.affinity;
         let mut near = true;
         for term in &own.required {
-            if domain(cx.snapshot, &term.topology_key, node.slot) == ABSENT {
-                return Err(AFFINITY.clone());
+            if domain(cx.snapshot, &term.topology_key, slot) == ABSENT {
+                return FAR;
             }
-            near &= counts.affinity.get(cx.snapshot, node.slot, &term.topology_key) > 0;
+            near &= counts.affinity.get(cx.snapshot, slot, &term.topology_key) > 0;
         }
         // The first pod of a group that wants to be near itself may go anywhere.
         let first = || counts.affinity.is_empty() && self.matches_all(&own.required, &cx.pod.template);
         if !near && !first() {
-            return Err(AFFINITY.clone());
+            return FAR;
         }
-        let crowded = |term: &AffinityTerm| counts.anti_affinity.get(cx.snapshot, node.slot, &term.topology_key) > 0;
-        if own.required_anti.iter().any(crowded) {
-            return Err(ANTI_AFFINITY.clone());
+        if own.required_anti.iter().any(|term| counts.anti_affinity.get(cx.snapshot, slot, &term.topology_key) > 0) {
+            return CROWDED;
         }
-        if counts.existing_anti.0.keys().any(|key| counts.existing_anti.get(cx.snapshot, node.slot, key) > 0) {
-            return Err(EXISTING.clone());
+        if counts.existing_anti.keys().any(|key| counts.existing_anti.get(cx.snapshot, slot, key) > 0) {
+            return KEPT_AWAY;
         }
-        Ok(())
+        PASS
     }
 }
 
@@ -253,17 +270,19 @@ impl PreScore for InterPodAffinity {
         if self.ignore_preferred_of_existing && !has_terms {
             return Ok(PreScored::Skip);
         }
-        let mut tally = Tally::default();
-        let mut known: HashMap<u64, Vec<(String, i64)>> = HashMap::new();
-        for slot in slots(cx.snapshot, has_terms, &cx.snapshot.with_affinity) {
-            for other in cx.snapshot.pods[slot as usize].iter() {
-                let template = &other.template;
-                for (key, weight) in known.entry(template.id).or_insert_with(|| self.attraction(cx, template)) {
-                    tally.add(cx.snapshot, slot, key, *weight);
-                }
-            }
+        let some = &cx.snapshot.with_affinity;
+        if !has_terms && some.is_empty() {
+            return Ok(PreScored::Skip);
         }
-        if tally.0.is_empty() {
+        let own = &cx.pod.template;
+        let [tally] = self.preferred.lock().tallies(
+            own.id,
+            self.listers.namespaces_version(),
+            cx.snapshot,
+            |slot| has_terms || some.contains(slot),
+            |other| self.attraction(own, other),
+        );
+        if tally.is_empty() {
             return Ok(PreScored::Skip);
         }
         let state: State = Box::new(tally);
@@ -281,9 +300,11 @@ impl Score for InterPodAffinity {
     ) -> Result<(), Arc<Status>> {
         scores.fill(0);
         let Some(tally) = state_of::<Tally>(state) else { return Ok(()) };
-        for key in tally.0.keys() {
+        for key in tally.keys() {
+            let Some(column) = cx.snapshot.labels.column(key) else { continue };
+            let numbers = tally.numbers(key);
             for (score, slot) in scores.iter_mut().zip(nodes) {
-                *score += tally.get(cx.snapshot, *slot, key);
+                *score += numbers.get(column.values[*slot as usize] as usize).copied().unwrap_or(0);
             }
         }
         Ok(())

@@ -10,8 +10,9 @@ use k8s_openapi::api::core::v1::{Node, Pod};
 
 use super::{
     balanced_allocation, default_binder, default_preemption, dynamic_resources, fit, image_locality,
-    inter_pod_affinity, node_affinity, node_name, node_ports, node_unschedulable, node_volume_limits, priority_sort,
-    scheduling_gates, taint_toleration, topology_spread, volume_binding, volume_restrictions, volume_zone,
+    inter_pod_affinity, node_affinity, node_declared_features, node_name, node_ports, node_unschedulable,
+    node_volume_limits, priority_sort, scheduling_gates, taint_toleration, topology_spread, volume_binding,
+    volume_restrictions, volume_zone,
 };
 use crate::config::args::{
     BalancedAllocationArgs, DefaultPreemptionArgs, FitArgs, InterPodAffinityArgs, NodeAffinityArgs,
@@ -27,8 +28,7 @@ use crate::preemption::executor::Executor;
 use crate::storage::Storage;
 
 /// Upstream plugins that this build knows by name but does not have yet: accepted in profiles, and do nothing.
-pub const NOT_YET: &[&str] =
-    &["NodeDeclaredFeatures", "GangScheduling", "TopologyPlacementGenerator", "PodGroupPodsCount"];
+pub const NOT_YET: &[&str] = &["GangScheduling", "TopologyPlacementGenerator", "PodGroupPodsCount"];
 
 /// What plugins are built from.
 #[derive(Clone)]
@@ -41,6 +41,8 @@ pub struct Services {
     pub storage: Arc<Storage>,
     /// HTTP extenders.
     pub extenders: Arc<Extenders>,
+    /// Whether the gate NodeDeclaredFeatures is on.
+    pub declared_features: bool,
     /// Nodes and pods as the API server shows them.
     pub nodes: Option<Arc<Informer<Node>>>,
     /// Pods.
@@ -61,6 +63,7 @@ impl Default for Services {
             listers: Arc::new(NoListers),
             storage: Arc::new(Storage::detached()),
             extenders: Arc::default(),
+            declared_features: true,
             nodes: None,
             pods: None,
             recorder: None,
@@ -87,6 +90,8 @@ fn build(name: &str, configs: &[PluginConfig], services: &Services) -> Build {
         node_unschedulable::NAME => Arc::new(node_unschedulable::NodeUnschedulable),
         taint_toleration::NAME => Arc::new(taint_toleration::TaintToleration),
         node_affinity::NAME => Arc::new(node_affinity::NodeAffinity::new(&args::<NodeAffinityArgs>(name, configs)?)),
+        node_declared_features::NAME if !services.declared_features => return Ok(None),
+        node_declared_features::NAME => Arc::new(node_declared_features::NodeDeclaredFeatures),
         node_ports::NAME => Arc::new(node_ports::NodePorts),
         fit::NAME => {
             let mut args: FitArgs = args(name, configs)?;

@@ -318,6 +318,11 @@ impl SchedulingQueue {
         self.ready.notify_all();
     }
 
+    /// Every queued pod, in no order.
+    pub fn pending(&self) -> Vec<Arc<PodInfo>> {
+        self.inner.lock().pools.all().map(|queued| queued.pod.clone()).collect()
+    }
+
     /// Pods per pool, for the metric and for tests.
     pub fn sizes(&self) -> [(&'static str, usize); 4] {
         self.inner.lock().pools.sizes()

@@ -119,6 +119,11 @@ impl Pools {
         self.unschedulable.iter().filter_map(|uid| self.entries.get(uid)).map(|entry| &entry.pod)
     }
 
+    /// Every pod.
+    pub fn all(&self) -> impl Iterator<Item = &QueuedPod> {
+        self.entries.values().map(|entry| &entry.pod)
+    }
+
     /// Numbers of active, backing-off, unschedulable and gated pods.
     pub fn sizes(&self) -> [(&'static str, usize); 4] {
         [
