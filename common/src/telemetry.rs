@@ -50,6 +50,12 @@ pub fn register<C: prometheus::core::Collector + Clone + 'static>(collector: C) 
     collector
 }
 
+/// When this process was started.
+#[must_use]
+pub fn process_start() -> jiff::Timestamp {
+    jiff::Timestamp::from_second(process::start_time() as i64).unwrap_or_default()
+}
+
 /// What /metrics answers (text format 0.0.4).
 pub fn gather_text() -> Vec<u8> {
     let mut text = Vec::with_capacity(16 << 10);
@@ -100,7 +106,7 @@ mod process {
         rest.split_whitespace().nth(field).and_then(|value| value.parse().ok()).unwrap_or(0.0)
     }
 
-    fn start_time() -> f64 {
+    pub(super) fn start_time() -> f64 {
         let stat_of_system = std::fs::read_to_string("/proc/stat").unwrap_or_default();
         let boot = stat_of_system.lines().find_map(|line| line.strip_prefix("btime ")?.trim().parse().ok());
         boot.unwrap_or(0.0) + stat(19) / TICKS

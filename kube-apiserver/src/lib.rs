@@ -1,14 +1,16 @@
 //! The Kubernetes API server.
 //!
-//! A request travels: listener -> request info -> authentication -> impersonation -> authorization -> verb handler
+//! A request travels: listener -> request info -> authentication -> audit -> impersonation -> flow control -> authorization -> verb handler
 //! (admission, defaulting, validation) -> store. `server/chain.rs` shows the order in one place.
 
 pub mod admission;
+pub mod audit;
 pub mod authn;
 pub mod authz;
 pub mod bootstrap;
 pub mod discovery;
 pub mod endpoints;
+pub mod flowcontrol;
 #[cfg(any(test, feature = "fuzz"))]
 #[doc(hidden)]
 pub mod fuzz;

@@ -1,9 +1,12 @@
 //! Command-line flags with upstream's names and defaults, and the validated configuration made from them.
 
+mod later;
+
 use std::{net::IpAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser};
 use common::config::{flags, parse_go_duration};
+pub use later::{Accepted, Later};
 
 /// All flags.
 #[derive(Debug, Clone, Parser)]
@@ -45,9 +48,15 @@ pub struct Options {
     /// Limits.
     #[command(flatten)]
     pub limits: Limits,
+    /// Auditing.
+    #[command(flatten)]
+    pub audit: crate::audit::flags::Audit,
     /// Flags for what is not there yet.
     #[command(flatten)]
     pub later: Later,
+    /// Flags that change nothing here.
+    #[command(flatten)]
+    pub accepted: Accepted,
 }
 
 /// The secure port.
@@ -80,6 +89,9 @@ pub struct Serving {
     /// Comma-separated list of cipher suites for the server (accepted; rustls offers only strong suites).
     #[arg(long, value_delimiter = ',')]
     pub tls_cipher_suites: Vec<String>,
+    /// Let others listen on the same port (SO_REUSEPORT).
+    #[arg(long)]
+    pub permit_port_sharing: bool,
     /// Pairs of certificate and key for SNI (accepted, not served yet).
     #[arg(long)]
     pub tls_sni_cert_key: Vec<String>,
@@ -115,7 +127,7 @@ pub struct Storage {
     /// List of etcd servers to connect with (scheme://ip:port), comma separated.
     #[arg(long, value_delimiter = ',')]
     pub etcd_servers: Vec<String>,
-    /// Per-resource etcd servers overrides (not supported yet).
+    /// Per-resource etcd servers overrides, comma separated. The individual override format: group/resource#servers, where servers are URLs, semicolon separated.
     #[arg(long, value_delimiter = ',')]
     pub etcd_servers_overrides: Vec<String>,
     /// SSL Certificate Authority file used to secure etcd communication.
@@ -151,8 +163,8 @@ pub struct Storage {
     /// The storage backend for persistence: etcd3.
     #[arg(long)]
     pub storage_backend: Option<String>,
-    /// The media type to use to store objects in storage: application/vnd.kubernetes.protobuf (the default in etcd) or
-    /// application/json (the default of the embedded store). Either is read.
+    /// The media type to use to store objects in storage: application/vnd.kubernetes.protobuf (the default in etcd),
+    /// application/json (the default of the embedded store) or application/yaml. All are read.
     #[arg(long)]
     pub storage_media_type: Option<String>,
     /// The file containing configuration for encryption providers to be used for storing secrets in etcd.
@@ -356,13 +368,13 @@ pub struct Kubelet {
 /// What one client may take.
 #[derive(Debug, Clone, Args)]
 pub struct Limits {
-    /// The maximum number of non-mutating requests in flight; 0 for no limit.
+    /// With --max-mutating-requests-inflight, the seats of the server under priority and fairness; without it, the maximum number of non-mutating requests in flight, 0 for no limit.
     #[arg(long, default_value_t = 400)]
     pub max_requests_inflight: usize,
-    /// The maximum number of mutating requests in flight; 0 for no limit.
+    /// With --max-requests-inflight, the seats of the server under priority and fairness; without it, the maximum number of mutating requests in flight, 0 for no limit.
     #[arg(long, default_value_t = 200)]
     pub max_mutating_requests_inflight: usize,
-    /// Priority and fairness (accepted; requests in flight are limited by the two numbers above).
+    /// Replace the limits of requests in flight by an enhanced handler that supports queuing and dispatching with priority and fairness.
     #[arg(long, default_value_t = true, action = clap::ArgAction::Set)]
     pub enable_priority_and_fairness: bool,
     /// The duration a handler must keep a request open before timing it out.
@@ -377,65 +389,6 @@ pub struct Limits {
     /// List of directives of the Strict-Transport-Security header.
     #[arg(long, value_delimiter = ',')]
     pub strict_transport_security_directives: Vec<String>,
-}
-
-/// Flags that answer a clear error until their feature is there.
-#[derive(Debug, Clone, Args)]
-pub struct Later {
-    /// Auditing (not supported yet).
-    #[arg(long)]
-    pub audit_policy_file: Option<PathBuf>,
-    /// Auditing (not supported yet).
-    #[arg(long)]
-    pub audit_log_path: Option<String>,
-    /// Auditing (not supported yet).
-    #[arg(long)]
-    pub audit_webhook_config_file: Option<PathBuf>,
-    /// Auditing: only together with a log path.
-    #[arg(long)]
-    pub audit_log_maxage: Option<u32>,
-    /// Auditing: only together with a log path.
-    #[arg(long)]
-    pub audit_log_maxbackup: Option<u32>,
-    /// Auditing: only together with a log path.
-    #[arg(long)]
-    pub audit_log_maxsize: Option<u32>,
-    /// OIDC (not supported yet).
-    #[arg(long)]
-    pub oidc_issuer_url: Option<String>,
-    /// Structured authentication (not supported yet).
-    #[arg(long)]
-    pub authentication_config: Option<PathBuf>,
-    /// Token webhook (not supported yet).
-    #[arg(long)]
-    pub authentication_token_webhook_config_file: Option<PathBuf>,
-    /// Tracing (not supported yet).
-    #[arg(long)]
-    pub tracing_config_file: Option<PathBuf>,
-}
-
-impl Later {
-    fn refuse(&self, options: &Options) -> Result<(), String> {
-        let given: [(&str, bool); 13] = [
-            ("audit-policy-file", self.audit_policy_file.is_some()),
-            ("audit-log-path", self.audit_log_path.is_some()),
-            ("audit-webhook-config-file", self.audit_webhook_config_file.is_some()),
-            ("oidc-issuer-url", self.oidc_issuer_url.is_some()),
-            ("authentication-config", self.authentication_config.is_some()),
-            ("authentication-token-webhook-config-file", self.authentication_token_webhook_config_file.is_some()),
-            ("tracing-config-file", self.tracing_config_file.is_some()),
-            ("authorization-config", options.authorization.authorization_config.is_some()),
-            ("authorization-webhook-config-file", options.authorization.authorization_webhook_config_file.is_some()),
-            ("admission-control-config-file", options.admission.admission_control_config_file.is_some()),
-            ("egress-selector-config-file", options.cluster.egress_selector_config_file.is_some()),
-            ("etcd-servers-overrides", !options.storage.etcd_servers_overrides.is_empty()),
-            ("kubernetes-service-node-port", options.cluster.kubernetes_service_node_port != 0),
-        ];
-        match given.iter().find(|(_, given)| *given) {
-            Some((flag, _)) => Err(format!("--{flag} is not supported yet")),
-            None => Ok(()),
-        }
-    }
 }
 
 /// Validated configuration that requests look at.
@@ -479,6 +432,14 @@ impl Options {
             return Err("--encryption-provider-config-automatic-reload must be set with --encryption-provider-config"
                 .to_owned());
         }
+        let (reads, writes) = (self.limits.max_requests_inflight, self.limits.max_mutating_requests_inflight);
+        if self.limits.enable_priority_and_fairness && reads == 0 && writes == 0 {
+            return Err(format!(
+                "invalid configuration: MaxRequestsInFlight={reads} and MaxMutatingRequestsInFlight={writes}; they must add up to something positive"
+            ));
+        }
+        self.audit.validate()?;
+        self.etcd_overrides()?;
         let service_ranges = self.service_ranges()?;
         let node_ports = parse_ports(&self.cluster.service_node_port_range)?;
         let runtime_config = parse_runtime_config(&self.cluster.runtime_config)?;
@@ -503,6 +464,26 @@ impl Options {
             runtime_config,
             options: self,
         })
+    }
+
+    /// Group, plural and servers of every override.
+    ///
+    /// # Errors
+    /// Upstream's text.
+    pub fn etcd_overrides(&self) -> Result<Vec<(String, String, Vec<String>)>, String> {
+        let overrides = self.storage.etcd_servers_overrides.iter().filter(|one| !one.is_empty());
+        overrides
+            .map(|one| {
+                let invalid = || {
+                    "--etcd-servers-overrides invalid, must be of format: group/resource#servers, where servers are URLs, semicolon separated".to_owned()
+                };
+                let (resource, servers) = one.split_once('#').ok_or_else(invalid)?;
+                let (group, plural) = resource.split_once('/').ok_or_else(invalid)?;
+                let servers: Vec<String> = servers.split(';').map(str::to_owned).collect();
+                let sound = !plural.is_empty() && !plural.contains('/') && servers.iter().all(|s| !s.contains('#'));
+                sound.then(|| (group.to_owned(), plural.to_owned(), servers)).ok_or_else(invalid)
+            })
+            .collect()
     }
 
     fn service_ranges(&self) -> Result<Vec<ipnet::IpNet>, String> {
@@ -682,7 +663,23 @@ mod tests {
     #[test]
     fn bad_values_are_named() {
         assert!(parse(&["--service-cluster-ip-range=x"]).unwrap_err().contains("--service-cluster-ip-range"));
-        assert!(parse(&["--audit-log-path=/x"]).unwrap_err().contains("--audit-log-path is not supported yet"));
+        assert!(parse(&["--oidc-issuer-url=x"]).unwrap_err().contains("--oidc-issuer-url is not supported yet"));
+        assert!(
+            parse(&["--audit-log-path=/x", "--audit-log-mode=x"]).unwrap_err().contains("invalid audit log mode x")
+        );
+        assert!(
+            parse(&["--audit-log-path=/x", "--audit-log-maxage=-1"]).unwrap_err().contains("--audit-log-maxage -1")
+        );
+        assert!(parse(&["--etcd-servers-overrides=/events"]).unwrap_err().contains("group/resource#servers"));
+        let overrides = parse(&["--etcd-servers-overrides=/events#https://a;https://b,apps/deployments#c"]).unwrap();
+        let overrides = overrides.options.etcd_overrides().unwrap();
+        assert_eq!(
+            overrides[0],
+            (String::new(), "events".to_owned(), vec!["https://a".to_owned(), "https://b".to_owned()])
+        );
+        assert_eq!(overrides[1].0, "apps");
+        let none = ["--max-requests-inflight=0", "--max-mutating-requests-inflight=0"];
+        assert!(parse(&none).unwrap_err().contains("they must add up to something positive"));
         assert!(parse(&["--nonsense"]).unwrap_err().contains("unknown flag: --nonsense"));
     }
 }

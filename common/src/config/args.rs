@@ -1,9 +1,13 @@
 //! clap, made to behave as cobra and pflag do.
 
-use std::ffi::OsString;
+use std::{
+    collections::BTreeMap,
+    ffi::OsString,
+    sync::{PoisonError, RwLock},
+};
 
 use clap::{
-    ArgAction, Command, Parser,
+    ArgAction, ArgMatches, Command, Parser,
     error::{ContextKind, ContextValue, ErrorKind},
 };
 
@@ -40,8 +44,33 @@ pub fn try_parse_from<T: Parser>(args: impl IntoIterator<Item = impl Into<OsStri
         return Err(Exit::Print(text));
     }
     let name = program_name(&args);
-    let matches = pflag_like(T::command()).try_get_matches_from(args).map_err(|error| explain(&name, &error))?;
+    let mut command = pflag_like(T::command());
+    let matches = command.try_get_matches_from_mut(args).map_err(|error| explain(&name, &error))?;
+    *COMMAND_LINE.write().unwrap_or_else(PoisonError::into_inner) = values(&command, &matches);
     T::from_arg_matches(&matches).map_err(|error| explain(&name, &error))
+}
+
+/// The command line that this process was started with, defaults included.
+static COMMAND_LINE: RwLock<BTreeMap<String, String>> = RwLock::new(BTreeMap::new());
+
+/// Every flag with its value, as pflag prints them: `/flagz`. Of the last command line that was parsed.
+#[must_use]
+pub fn flag_values() -> BTreeMap<String, String> {
+    COMMAND_LINE.read().unwrap_or_else(PoisonError::into_inner).clone()
+}
+
+fn values(command: &Command, matches: &ArgMatches) -> BTreeMap<String, String> {
+    let flags = command.get_arguments().filter(|arg| !matches!(arg.get_action(), ArgAction::Help | ArgAction::Version));
+    flags
+        .filter_map(|arg| {
+            let name = arg.get_long()?;
+            let raw = matches.get_raw(arg.get_id().as_str()).into_iter().flatten();
+            let all: Vec<_> = raw.map(|value| value.to_string_lossy()).collect();
+            let is_list = arg.get_value_delimiter().is_some() || matches!(arg.get_action(), ArgAction::Append);
+            let text = all.join(",");
+            Some((name.to_owned(), if is_list { format!("[{text}]") } else { text }))
+        })
+        .collect()
 }
 
 fn program_name(args: &[OsString]) -> String {

@@ -40,6 +40,18 @@ pub struct Logging {
     /// Maximum number of seconds between log flushes (accepted, without effect: nothing is buffered)
     #[arg(long)]
     pub log_flush_frequency: Option<String>,
+    /// [Alpha] Size of the buffer of info messages in JSON (accepted, without effect: nothing is buffered)
+    #[arg(long)]
+    pub log_json_info_buffer_size: Option<String>,
+    /// [Alpha] Error messages to stderr and info messages to stdout, in JSON (accepted, without effect)
+    #[arg(long)]
+    pub log_json_split_stream: bool,
+    /// [Alpha] Size of the buffer of info messages in text (accepted, without effect: nothing is buffered)
+    #[arg(long)]
+    pub log_text_info_buffer_size: Option<String>,
+    /// [Alpha] Error messages to stderr and info messages to stdout, in text (accepted, without effect)
+    #[arg(long)]
+    pub log_text_split_stream: bool,
 }
 
 /// The secure port with delegated authentication and authorization.
@@ -226,4 +238,7 @@ pub struct Metrics {
     /// The map from metric-label to value allow-list of this label.
     #[arg(long, value_delimiter = ',')]
     pub allow_metric_labels: Vec<String>,
+    /// The path to the manifest file that contains the allow-list mapping.
+    #[arg(long)]
+    pub allow_metric_labels_manifest: Option<PathBuf>,
 }

@@ -89,6 +89,17 @@ impl FeatureGates {
     }
 }
 
+/// Whether a beta feature that is on by default is on under `A=true,B=false`, for who has no list of gates.
+#[must_use]
+pub fn is_beta_on(values: &str, name: &str) -> bool {
+    let said = |wanted: &str| {
+        let mut pairs = values.split(',').filter_map(|pair| pair.split_once('='));
+        let (_, value) = pairs.rfind(|(key, _)| key.trim() == wanted)?;
+        super::parse_go_bool(value.trim()).ok()
+    };
+    said(name).or_else(|| said("AllBeta")).unwrap_or(true)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

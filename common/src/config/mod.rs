@@ -9,11 +9,11 @@ pub mod flags;
 mod gates;
 pub mod version;
 
-pub use args::{Exit, parse, try_parse_from};
+pub use args::{Exit, flag_values, parse, try_parse_from};
 pub use duration::parse_go_duration;
 pub use file::{load_versioned, parse_versioned};
 pub use flags::parse_go_bool;
-pub use gates::{FeatureGates, Gate, Stage};
+pub use gates::{FeatureGates, Gate, Stage, is_beta_on};
 
 /// What can be wrong with flags and configuration files.
 #[derive(Debug, thiserror::Error)]

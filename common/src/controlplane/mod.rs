@@ -15,7 +15,7 @@ use crate::{
     client::{Reach, connect_reporting},
     config::flags::{ClientConnection, LeaderElection, Serving},
     election::Election,
-    serving::{DaemonServer, Health, Ops, run_daemon_server},
+    serving::{DaemonServer, Health, Ops, ZPages, run_daemon_server},
 };
 
 /// A daemon that is connected and not yet serving.
@@ -74,7 +74,9 @@ impl ControlPlane {
             true => Err("process is shutting down".into()),
             false => Ok(()),
         });
-        let ops = Ops { health: self.health, configz: Some(configz) };
+        let paths = ["/configz", "/healthz", "/livez", "/metrics", "/readyz"];
+        let zpages = Some(ZPages::new(self.component, &paths));
+        let ops = Ops { health: self.health, configz: Some(configz), zpages };
         let server = DaemonServer { component: self.component, default_port, ops, more: None };
         let stop = shutdown.child_token();
         let (serving, served_until) = (serving.clone(), stop.clone());

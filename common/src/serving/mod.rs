@@ -9,6 +9,7 @@ mod ops;
 mod server;
 mod tls;
 mod v1_client;
+mod zpages;
 
 #[cfg(test)]
 mod tests;
@@ -27,6 +28,7 @@ pub use health::Health;
 pub use ops::Ops;
 pub use server::{ServeError, ServeOptions, serve, serve_with};
 pub use tls::{ClientCertificate, TlsOptions, parse_client_certificate};
+pub use zpages::ZPages;
 
 /// Who is at the other end of a connection.
 #[derive(Debug, Clone)]

@@ -1,4 +1,4 @@
-//! The paths that operators look at: health, /metrics, /configz, /version.
+//! The paths that operators look at: health, /metrics, /configz, /version, /statusz, /flagz.
 
 use std::sync::Arc;
 
@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 
-use super::{Body, Handler, Health, Peer, body::respond, full, json, text};
+use super::{Body, Handler, Health, Peer, ZPages, body::respond, full, json, text};
 use crate::{config::version, telemetry};
 
 /// Answers the operators' paths; as a [`Handler`] it answers 404 to the rest.
@@ -16,12 +16,14 @@ pub struct Ops {
     pub health: Health,
     /// What /configz answers, for example `{"componentconfig": {...}}`.
     pub configz: Option<serde_json::Value>,
+    /// /statusz and /flagz.
+    pub zpages: Option<ZPages>,
 }
 
 impl Ops {
-    /// Health checks only; set `configz` if there is a config.
+    /// Health checks and metrics; set `configz` and `zpages` if there is a config.
     pub fn new(health: Health) -> Self {
-        Self { health, configz: None }
+        Self { health, configz: None, zpages: None }
     }
 
     /// The response, or None when the path is somebody else's.
@@ -44,7 +46,7 @@ impl Ops {
             }
             "/version" => Some(json(StatusCode::OK, &version::info())),
             "/configz" => self.configz.as_ref().map(|configz| json(StatusCode::OK, configz)),
-            _ => None,
+            path => self.zpages.as_ref()?.respond(path, request.headers()),
         }
     }
 }

@@ -1,10 +1,10 @@
-//! The smaller things of a new cluster: priority classes, the trust that extension servers read, this server's identity.
+//! The smaller things of a new cluster: priority classes, the trust that extension servers read, since when the use of
+//! old service-account tokens is noted.
 
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use jiff::Timestamp;
-use ring::digest;
 use serde_json::{Value, json};
 
 use super::ensure::ensure;
@@ -133,87 +133,62 @@ fn merge(key: &str, there: &str, ours: &str) -> String {
     json!(all).to_string()
 }
 
-struct SetField<'a> {
-    field: &'a str,
-    value: &'a Value,
-}
+const TRACKING: &str = "kube-apiserver-legacy-service-account-token-tracking";
 
-#[async_trait]
-impl Mutation for SetField<'_> {
-    async fn attempt(&mut self, current: &Stored) -> ApiResult<Change> {
-        let mut object = current.object.clone();
-        match (object[self.field].as_object_mut(), self.value) {
-            (Some(existing), Value::Object(wanted)) => {
-                existing.extend(wanted.iter().map(|(k, v)| (k.clone(), v.clone())));
-            }
-            _ => object[self.field] = self.value.clone(),
-        }
-        Ok(Change::Put(object))
-    }
-}
+/// How often it is looked at whether the date is still there.
+const TRACKING_INTERVAL: Duration = Duration::from_secs(60);
+/// Servers without this feature may remove the date; those with it must not fight them.
+const TRACKING_CREATION: Duration = Duration::from_secs(30 * 60);
 
-/// Announces this server by a Lease in kube-system, renewed in the background.
+/// Publishes since when it is noted that a token kept in a Secret is used, and keeps that published.
 ///
 /// # Errors
 /// The store is unavailable.
-pub async fn identity(server: Arc<ApiServer>) -> ApiResult<()> {
-    let host = hostname();
-    let hash = digest::digest(&digest::SHA256, host.as_bytes());
-    let name = format!("apiserver-{}", base32(&hash.as_ref()[..16]));
-    let holder = format!("{name}_{}", uuid::Uuid::new_v4());
-    renew(&server, &name, &host, &holder).await?;
-    let interval = Duration::from_secs(server.config.options.cluster.identity_lease_renew_interval_seconds.into());
+pub async fn token_tracking(server: Arc<ApiServer>) -> ApiResult<()> {
+    let mut created = ensure_tracking(&server).await?.then(tokio::time::Instant::now);
     tokio::spawn(async move {
-        while server.shutdown.run_until_cancelled(tokio::time::sleep(interval)).await.is_some() {
-            if let Err(error) = renew(&server, &name, &host, &holder).await {
-                tracing::debug!(%error, "cannot renew the identity lease");
+        while server.shutdown.run_until_cancelled(tokio::time::sleep(TRACKING_INTERVAL)).await.is_some() {
+            if created.is_some_and(|at| at.elapsed() < TRACKING_CREATION) {
+                continue;
+            }
+            match ensure_tracking(&server).await {
+                Ok(true) => created = Some(tokio::time::Instant::now()),
+                Ok(false) => {}
+                Err(error) => tracing::warn!(%error, "cannot publish {TRACKING}"),
             }
         }
     });
     Ok(())
 }
 
-async fn renew(server: &ApiServer, name: &str, host: &str, holder: &str) -> ApiResult<()> {
-    let now = Timestamp::now().strftime("%Y-%m-%dT%H:%M:%S%.6fZ").to_string();
-    let seconds = server.config.options.cluster.identity_lease_duration_seconds;
-    let spec = json!({"holderIdentity": holder, "leaseDurationSeconds": seconds, "renewTime": now});
-    let lease = json!({
-        "metadata": {
-            "name": name,
-            "namespace": "kube-system",
-            "labels": {"apiserver.kubernetes.io/identity": "kube-apiserver", "kubernetes.io/hostname": host},
-        },
-        "spec": spec,
-    });
-    if !ensure(server, "coordination.k8s.io", "leases", lease).await? {
-        let store = server.registry.of("coordination.k8s.io", "leases")?;
-        super::ensure::modify(store, "kube-system", name, &mut SetField { field: "spec", value: &spec }).await?;
+/// Says whether the object had to be made.
+async fn ensure_tracking(server: &ApiServer) -> ApiResult<bool> {
+    let since = Timestamp::now().strftime("%Y-%m-%d").to_string();
+    let map = json!({"metadata": {"name": TRACKING, "namespace": "kube-system"}, "data": {"since": since}});
+    if ensure(server, "", "configmaps", map).await? {
+        return Ok(true);
     }
-    Ok(())
+    let store = server.registry.core("configmaps")?;
+    match super::ensure::modify(store, "kube-system", TRACKING, &mut Since(&since)).await {
+        Err(error) if !error.is_not_found() => Err(error),
+        _ => Ok(false),
+    }
 }
 
-fn hostname() -> String {
-    let text = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    let name = text.trim().to_lowercase();
-    if name.is_empty() { "localhost".to_owned() } else { name }
-}
+/// Mends a date that is none.
+struct Since<'a>(&'a str);
 
-/// Lower-case base32 without padding.
-fn base32(bytes: &[u8]) -> String {
-    const ALPHABET: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
-    let (mut out, mut buffer, mut bits) = (String::new(), 0u32, 0);
-    for byte in bytes {
-        buffer = (buffer << 8) | u32::from(*byte);
-        bits += 8;
-        while bits >= 5 {
-            bits -= 5;
-            out.push(char::from(ALPHABET[(buffer >> bits) as usize & 31]));
+#[async_trait]
+impl Mutation for Since<'_> {
+    async fn attempt(&mut self, current: &Stored) -> ApiResult<Change> {
+        let mut object = current.object.clone();
+        let since = object["data"]["since"].as_str().unwrap_or_default();
+        if since.len() == 10 && since.parse::<jiff::civil::Date>().is_ok() {
+            return Ok(Change::Keep(object));
         }
+        object["data"]["since"] = self.0.into();
+        Ok(Change::Put(object))
     }
-    if bits > 0 {
-        out.push(char::from(ALPHABET[(buffer << (5 - bits)) as usize & 31]));
-    }
-    out
 }
 
 #[cfg(test)]
@@ -228,11 +203,5 @@ mod tests {
         assert_eq!(merge("client-ca-file", &both, &block("b")), both);
         assert_eq!(merge("requestheader-allowed-names", r#"["x"]"#, r#"["y","x"]"#), r#"["x","y"]"#);
         assert_eq!(merge("requestheader-allowed-names", "", "[]"), "[]");
-    }
-
-    #[test]
-    fn base32_is_lower_case_and_unpadded() {
-        assert_eq!(base32(b"foobar"), "mzxw6ytboi");
-        assert_eq!(base32(&[0; 16]).len(), 26);
     }
 }

@@ -22,13 +22,27 @@ fn target(store: &ResourceStore) -> Target<'_> {
 /// # Errors
 /// The store is unavailable, or the object breaks a rule.
 pub async fn ensure(server: &ApiServer, group: &str, resource: &str, object: Value) -> ApiResult<bool> {
+    ensure_as(MANAGER, server, group, resource, object).await
+}
+
+/// As [`ensure`], for another owner of the fields.
+///
+/// # Errors
+/// As there.
+pub async fn ensure_as(
+    manager: &str,
+    server: &ApiServer,
+    group: &str,
+    resource: &str,
+    object: Value,
+) -> ApiResult<bool> {
     let store = server.registry.of(group, resource)?;
     let text = |v: &Value| v.as_str().unwrap_or_default().to_owned();
     let (namespace, name) = (text(&object["metadata"]["namespace"]), text(&object["metadata"]["name"]));
     if store.find(&namespace, &name).await?.is_some() {
         return Ok(false);
     }
-    let mut object = complete(server, group, resource, &namespace, object);
+    let mut object = complete_as(manager, server, group, resource, &namespace, object);
     match store.create(&namespace, &name, &mut object).await {
         Ok(()) => Ok(true),
         Err(error) if error.is_already_exists() => Ok(false),
@@ -37,13 +51,25 @@ pub async fn ensure(server: &ApiServer, group: &str, resource: &str, object: Val
 }
 
 /// Defaults and system fields, as a create through the API would give.
-pub fn complete(server: &ApiServer, group: &str, resource: &str, namespace: &str, mut object: Value) -> Value {
+pub fn complete(server: &ApiServer, group: &str, resource: &str, namespace: &str, object: Value) -> Value {
+    complete_as(MANAGER, server, group, resource, namespace, object)
+}
+
+/// As [`complete`], for another owner of the fields.
+pub fn complete_as(
+    manager: &str,
+    server: &ApiServer,
+    group: &str,
+    resource: &str,
+    namespace: &str,
+    mut object: Value,
+) -> Value {
     let user = User { name: "system:apiserver".to_owned(), ..User::default() };
     let context = Ctx { namespace, user: &user, now: jiff::Timestamp::now() };
     metadata::fill_system_fields(&mut object, context.now);
     if let Ok(store) = server.registry.of(group, resource) {
         store.strategy.default(&mut object);
-        ownership::follow_stored(target(store), MANAGER, &ownership::nothing(), &mut object);
+        ownership::follow_stored(target(store), manager, &ownership::nothing(), &mut object);
         store.strategy.prepare_create(&mut object, &context);
     }
     object
@@ -59,10 +85,25 @@ pub async fn modify(
     name: &str,
     mutation: &mut dyn Mutation,
 ) -> ApiResult<Outcome> {
-    store.modify(namespace, name, &mut Followed { mutation, target: target(store) }).await
+    modify_as(MANAGER, store, namespace, name, mutation).await
+}
+
+/// As [`modify`], for another owner of the fields.
+///
+/// # Errors
+/// As there.
+pub async fn modify_as(
+    manager: &str,
+    store: &ResourceStore,
+    namespace: &str,
+    name: &str,
+    mutation: &mut dyn Mutation,
+) -> ApiResult<Outcome> {
+    store.modify(namespace, name, &mut Followed { manager, mutation, target: target(store) }).await
 }
 
 struct Followed<'a> {
+    manager: &'a str,
     mutation: &'a mut dyn Mutation,
     target: Target<'a>,
 }
@@ -72,7 +113,7 @@ impl Mutation for Followed<'_> {
     async fn attempt(&mut self, current: &Stored) -> ApiResult<Change> {
         Ok(match self.mutation.attempt(current).await? {
             Change::Put(mut object) => {
-                ownership::follow_stored(self.target, MANAGER, &current.object, &mut object);
+                ownership::follow_stored(self.target, self.manager, &current.object, &mut object);
                 Change::Put(object)
             }
             other => other,

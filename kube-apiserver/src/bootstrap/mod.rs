@@ -1,7 +1,8 @@
 //! What a new cluster needs before anyone can use it: namespaces, roles, the `kubernetes` Service.
 
 mod cluster;
-mod ensure;
+pub(crate) mod ensure;
+mod identity;
 mod kubernetes_service;
 mod namespaces;
 mod policy;
@@ -20,6 +21,7 @@ use tokio::sync::watch;
 
 use crate::{
     authz::{Mode, rules::Rule},
+    flowcontrol::keep,
     request::ApiResult,
     server::ApiServer,
 };
@@ -37,9 +39,17 @@ pub fn spawn(server: &Arc<ApiServer>, synced: Vec<watch::Receiver<bool>>) {
     });
     step(server, "start-system-namespaces-controller", namespaces::ensure);
     step(server, "bootstrap-controller", kubernetes_service::ensure_service);
+    step(server, "priority-and-fairness-config-producer", keep::produce);
+    if server.flow_control.is_some() {
+        step(server, "priority-and-fairness-config-consumer", keep::consume);
+    }
     step(server, "scheduling/bootstrap-system-priority-classes", cluster::priority_classes);
     step(server, "start-cluster-authentication-info-controller", cluster::authentication_info);
-    step(server, "start-kube-apiserver-identity-lease-controller", cluster::identity);
+    if common::config::is_beta_on(&server.config.options.gates.feature_gates.join(","), "APIServerIdentity") {
+        step(server, "start-kube-apiserver-identity-lease-controller", identity::identity);
+        step(server, "start-kube-apiserver-identity-lease-garbage-collector", identity::collect);
+    }
+    step(server, "start-legacy-token-tracking-controller", cluster::token_tracking);
     if server.authorizer.has(Mode::Rbac) {
         step(server, "rbac/bootstrap-roles", rbac::reconcile);
     }

@@ -81,6 +81,9 @@ pub async fn read_options(call: &Call, incoming: Incoming) -> ApiResult<DeleteOp
         DeleteOptions::from_query(&call.query)?
     } else {
         let options = body::delete_options(&bytes, negotiate::input(&call.headers)?)?;
+        if let Some(trail) = &call.trail {
+            trail.request_object(&options);
+        }
         serde_json::from_value(options).map_err(|error| ApiError::bad_request(error.to_string()))?
     };
     options.validate()?;
@@ -135,7 +138,7 @@ impl Mutation for Removal<'_> {
         let change = self.decide(current);
         if self.options.is_dry_run() {
             return Ok(Change::Keep(match change {
-                Change::Put(object) | Change::Keep(object) => object,
+                Change::Put(object) | Change::Keep(object) | Change::Expire(object) => object,
                 Change::Delete => current.object.clone(),
             }));
         }
@@ -190,6 +193,8 @@ impl Removal<'_> {
                 mark(&mut object, self.now);
                 Change::Put(object)
             }
+            // As upstream: whoever watches sees that no time is left before the object is gone.
+            DeletePlan::Marked => Change::Expire(object),
             _ => Change::Delete,
         }
     }

@@ -136,6 +136,9 @@ impl Patch {
         options: &WriteOptions,
     ) -> ApiResult<Value> {
         let mode = options.field_validation;
+        if let Some(trail) = &call.trail {
+            trail.request_patch(&self.bytes);
+        }
         if !self.is_apply() {
             return self.patch(call, original, mode);
         }

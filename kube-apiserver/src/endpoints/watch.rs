@@ -4,14 +4,18 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use common::wire;
-use futures::stream;
+use futures::{SinkExt, StreamExt, stream};
 use http::Response;
+use hyper::upgrade::OnUpgrade;
 use rand::RngExt;
 use serde_json::{Value, json};
 use tokio::time::Instant;
+use tokio_tungstenite::tungstenite::Message;
 
 use super::{Target, convert, output};
 use crate::{
+    flowcontrol::Occupied,
+    proxy::websocket,
     request::{
         ApiError, ApiResult, RequestInfo,
         negotiate::{self, Encoding, Form, Output},
@@ -32,6 +36,8 @@ use crate::{
 
 /// Frames that are there at once go out in chunks of about this size.
 const CHUNK: usize = 32 * 1024;
+/// The length before each event in a stream of protobuf; messages know theirs.
+const LENGTH: usize = 4;
 
 /// Serves a watch of a collection or, below `/watch/`, of one object.
 ///
@@ -51,16 +57,74 @@ pub async fn serve(call: &Call, target: Target<'_>) -> ApiResult<Response<Body>>
         Encoding::Protobuf => "application/vnd.kubernetes.protobuf;stream=watch",
         _ => "application/json",
     };
+    let client = call.upgrade.lock().take();
     let body = match target.store.cache.watch(query).await {
         Ok(mut watcher) => {
             watcher.ends_at(deadline);
-            response::stream(frames(watcher, shape, deadline))
+            let seat = call.seat.lock().take();
+            let encoding = shape.encoding;
+            let frames = frames(watcher, shape, deadline, seat);
+            match client {
+                Some(client) => return over_websocket(call, client, frames, encoding),
+                None => response::stream(frames),
+            }
         }
         Err(error @ CacheError::Unavailable(_)) => return Err(target.store.cache_error(error)),
         // Whatever else is wrong once the request is understood is told as an event.
         Err(error) => response::full(shape.event("ERROR", &target.store.cache_error(error).to_value())?),
     };
     Ok(response::with_type(200, media_type, body))
+}
+
+/// Every event is a message: text in JSON, binary in protobuf.
+fn over_websocket(
+    call: &Call,
+    client: OnUpgrade,
+    frames: impl futures::Stream<Item = Result<Bytes, BoxError>> + Send + 'static,
+    encoding: Encoding,
+) -> ApiResult<Response<Body>> {
+    let offered = websocket::requested(&call.headers).unwrap_or_default();
+    let protocol = if let [only] = offered.as_slice() { only.as_str() } else { "" };
+    let answer = websocket::accept(&call.headers, protocol)?;
+    tokio::spawn(async move {
+        let socket = match websocket::socket(client).await {
+            Ok(socket) => socket,
+            Err(error) => return tracing::debug!(%error, "the client of a watch did not upgrade"),
+        };
+        let (mut to_client, mut from_client) = socket.split();
+        let mut frames = std::pin::pin!(frames);
+        loop {
+            let frame = tokio::select! {
+                frame = frames.next() => frame,
+                said = from_client.next() => match said {
+                    Some(Ok(Message::Close(_)) | Err(_)) | None => break,
+                    Some(Ok(_)) => continue,
+                },
+            };
+            let Some(Ok(chunk)) = frame else { break };
+            let mut messages = stream::iter(messages(&chunk, encoding).into_iter().map(Ok));
+            if to_client.send_all(&mut messages).await.is_err() {
+                break;
+            }
+        }
+        let _ = to_client.close().await;
+    });
+    Ok(answer)
+}
+
+/// The events of a chunk, each as a message.
+fn messages(chunk: &Bytes, encoding: Encoding) -> Vec<Message> {
+    let mut found = Vec::new();
+    let mut rest = chunk.clone();
+    if encoding != Encoding::Protobuf {
+        let lines = rest.split_inclusive(|byte| *byte == b'\n');
+        return lines.map(|line| Message::text(String::from_utf8_lossy(line).into_owned())).collect();
+    }
+    while let Some((length, _)) = rest.split_first_chunk::<LENGTH>() {
+        let end = (LENGTH + u32::from_be_bytes(*length) as usize).min(rest.len());
+        found.push(Message::binary(rest.split_to(end).slice(LENGTH..)));
+    }
+    found
 }
 
 fn selection(
@@ -232,12 +296,17 @@ fn frames(
     watcher: Watcher,
     shape: Shape,
     deadline: Instant,
+    seat: Option<Occupied>,
 ) -> impl futures::Stream<Item = Result<Bytes, BoxError>> + Send + 'static {
-    let sending = Sending { watcher, shape, last: None };
+    let sending = Sending { watcher, shape, seat, last: None };
     stream::unfold(Some(sending), move |sending| async move {
         let mut sending = sending?;
         if let Some(last) = sending.last.take() {
             return Some((last.map_err(Into::into), None));
+        }
+        // Seats are for what is there at the start; who waits for events takes none.
+        if !sending.watcher.is_initializing() {
+            sending.seat = None;
         }
         let item = tokio::select! {
             item = tokio::time::timeout_at(deadline, sending.watcher.next()) => item.ok()??,
@@ -254,6 +323,7 @@ fn frames(
 struct Sending {
     watcher: Watcher,
     shape: Shape,
+    seat: Option<Occupied>,
     /// What ends the stream, once everything before it is sent.
     last: Option<ApiResult<Bytes>>,
 }

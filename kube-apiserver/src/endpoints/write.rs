@@ -33,6 +33,9 @@ pub async fn read_object(
     let bytes: Bytes = body::read(incoming).await?;
     let decoded = body::decode(&bytes, encoding, expected, options.field_validation)?;
     decoded.warnings.into_iter().for_each(|w| call.warn(w));
+    if let Some(trail) = &call.trail {
+        trail.request_object(&decoded.object);
+    }
     Ok(decoded.object)
 }
 

@@ -9,7 +9,7 @@ mod location;
 mod remote_command;
 mod spdy;
 mod tunnel;
-mod websocket;
+pub(crate) mod websocket;
 
 pub use connect::{Backends, KubeletOptions, ProxyError};
 

@@ -32,10 +32,10 @@ const PORT_FORWARD: &str = "portforward.k8s.io";
 const MAX_MESSAGE: usize = 4 << 20;
 
 /// A client's connection after the handshake.
-pub(super) type Socket = WebSocketStream<TokioIo<hyper::upgrade::Upgraded>>;
+pub(crate) type Socket = WebSocketStream<TokioIo<hyper::upgrade::Upgraded>>;
 
 /// The subprotocols that a WebSocket client offers; `None` for other requests.
-pub(super) fn requested(headers: &HeaderMap) -> Option<Vec<String>> {
+pub(crate) fn requested(headers: &HeaderMap) -> Option<Vec<String>> {
     let upgrade = headers.get(header::UPGRADE)?.to_str().ok()?;
     if !upgrade.eq_ignore_ascii_case("websocket") {
         return None;
@@ -56,7 +56,7 @@ pub(super) fn is_tunnel(protocols: &[String]) -> bool {
 }
 
 /// The server's answer to a handshake that agrees to `protocol`; none when it is empty.
-pub(super) fn accept(headers: &HeaderMap, protocol: &str) -> ApiResult<Response<Body>> {
+pub(crate) fn accept(headers: &HeaderMap, protocol: &str) -> ApiResult<Response<Body>> {
     let Some(key) = headers.get(header::SEC_WEBSOCKET_KEY) else {
         return Err(ApiError::bad_request("websocket: 'Sec-WebSocket-Key' header is missing"));
     };
@@ -77,7 +77,7 @@ pub(super) fn accept(headers: &HeaderMap, protocol: &str) -> ApiResult<Response<
 }
 
 /// The client's socket, once the answer is written.
-pub(super) async fn socket(client: OnUpgrade) -> Result<Socket, hyper::Error> {
+pub(crate) async fn socket(client: OnUpgrade) -> Result<Socket, hyper::Error> {
     let config = WebSocketConfig::default().max_message_size(Some(MAX_MESSAGE)).max_frame_size(Some(MAX_MESSAGE));
     Ok(WebSocketStream::from_raw_socket(TokioIo::new(client.await?), Role::Server, Some(config)).await)
 }

@@ -3,6 +3,7 @@
 use std::{ops::Deref, sync::Arc};
 
 use http::{HeaderMap, HeaderValue, Method, Response};
+use hyper::upgrade::OnUpgrade;
 use parking_lot::Mutex;
 use serde_json::Value;
 
@@ -11,8 +12,10 @@ use super::{
     response::{self, Body, Style},
 };
 use crate::{
+    audit::Trail,
     authn::User,
     authz::Attributes,
+    flowcontrol::Occupied,
     request::{ApiResult, Query, RequestInfo, negotiate},
 };
 
@@ -26,13 +29,19 @@ pub struct Call {
     /// HTTP method.
     pub method: Method,
     /// Attributes.
-    pub info: RequestInfo,
+    pub info: Arc<RequestInfo>,
     /// Query string.
     pub query: Query,
     /// Headers.
     pub headers: HeaderMap,
     /// Who asks (after impersonation).
-    pub user: User,
+    pub user: Arc<User>,
+    /// The seats that the request takes; a watch gives them back once it has sent what there is.
+    pub seat: Mutex<Option<Occupied>>,
+    /// The connection of a watch that is to go on over WebSocket.
+    pub upgrade: Mutex<Option<OnUpgrade>>,
+    /// What is recorded of the request, if it is.
+    pub trail: Option<Arc<Trail>>,
     /// What to tell in `Warning` headers.
     pub warnings: Mutex<Vec<String>>,
 }
@@ -49,6 +58,13 @@ impl Call {
     #[must_use]
     pub fn attributes(&self) -> Attributes<'_> {
         Attributes::of(&self.user, &self.info)
+    }
+
+    /// Notes something for auditing.
+    pub fn annotate(&self, key: &str, value: &str) {
+        if let Some(trail) = &self.trail {
+            trail.annotate(key, value);
+        }
     }
 
     /// Adds a warning, once.

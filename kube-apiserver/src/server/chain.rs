@@ -1,7 +1,7 @@
 //! The filter chain: every request passes these steps in this order.
 //!
 //! panic recovery -> audit id -> edge (CORS, transport security) -> leaving -> request info -> deadline
-//! -> authentication -> impersonation -> in-flight limit -> authorization -> metrics -> handler.
+//! -> authentication -> audit -> impersonation -> flow control -> authorization -> metrics -> handler.
 //! Health checks of liveness probes pass authorization like everything else.
 
 use std::{
@@ -18,19 +18,30 @@ use common::{
 use futures::FutureExt;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, Version, header};
 use hyper::body::Incoming;
+use parking_lot::Mutex;
 
 use super::{
     ApiServer, Call, edge, impersonate,
     lookup::CacheLookup,
     metrics,
     response::{self, Body, Style},
+    trail::{self, Mark},
 };
 use crate::{
+    audit::{Stage, Trail},
     authn::{ANONYMOUS, Certificate, User},
     authz::Attributes,
-    endpoints, proxy,
+    endpoints,
+    flowcontrol::{Entry, Pass},
+    proxy,
     request::{ApiError, ApiResult, Query, RequestInfo, negotiate},
 };
+
+/// By whom a request was let in: uids, so that the names stay private.
+const FLOW_SCHEMA: &str = "x-kubernetes-pf-flowschema-uid";
+const PRIORITY_LEVEL: &str = "x-kubernetes-pf-prioritylevel-uid";
+/// No request waits longer for its turn.
+const MOST_PATIENCE: Duration = Duration::from_secs(60);
 
 /// Serves requests of the secure port.
 pub struct Front(pub Arc<ApiServer>);
@@ -41,6 +52,8 @@ impl Handler for Front {
         let started = Instant::now();
         let (method, uri) = (request.method().clone(), request.uri().clone());
         let audit_id = audit_id(&request);
+        let id = String::from_utf8_lossy(audit_id.as_bytes()).into_owned();
+        let mark = Mark { audit_id: id, received: jiff::Timestamp::now(), trail: Mutex::default() };
         let (extra, answer) = self.0.edge.meet(&request, &peer);
         let answer = answer.or_else(|| {
             let leaving = self.0.draining.is_cancelled();
@@ -48,10 +61,12 @@ impl Handler for Front {
         });
         let mut response = match answer {
             Some(response) => response,
-            None => match AssertUnwindSafe(self.answer(request, &peer, started)).catch_unwind().await {
+            None => match AssertUnwindSafe(self.answer(request, &peer, started, &mark)).catch_unwind().await {
                 Ok(response) => response,
-                Err(_) => {
-                    tracing::error!(%method, %uri, "a request handler panicked");
+                Err(why) => {
+                    let why = trail::panic_text(&*why);
+                    tracing::error!(%method, %uri, why, "a request handler panicked");
+                    trail::panicked(&mark, why).await;
                     response::text(500, "This request caused apiserver to panic. Look in the logs for details.\n")
                 }
             },
@@ -65,6 +80,16 @@ impl Handler for Front {
     }
 }
 
+/// A request, and what is known of it before it is let in.
+struct Arrived {
+    request: Request<Incoming>,
+    query: Query,
+    info: Arc<RequestInfo>,
+    trail: Option<Arc<Trail>>,
+    limit: Option<Duration>,
+    started: Instant,
+}
+
 /// The client's id for this request, else a new one.
 fn audit_id(request: &Request<Incoming>) -> HeaderValue {
     request.headers().get("audit-id").filter(|v| !v.is_empty()).cloned().unwrap_or_else(|| {
@@ -73,37 +98,96 @@ fn audit_id(request: &Request<Incoming>) -> HeaderValue {
 }
 
 impl Front {
-    async fn answer(&self, request: Request<Incoming>, peer: &Peer, started: Instant) -> Response<Body> {
+    async fn answer(&self, request: Request<Incoming>, peer: &Peer, started: Instant, mark: &Mark) -> Response<Body> {
         let query = Query::parse(request.uri().query().unwrap_or_default());
         let style = Style::of(negotiate::error(request.headers()), &query, request.headers());
-        self.admit(request, query, peer, started).await.unwrap_or_else(|error| {
-            if error.code() >= 500 {
-                tracing::warn!(%error, "request failed");
-            }
-            response::error(&error, style)
-        })
+        self.admit(request, query, peer, started, mark).await.unwrap_or_else(|error| failed(&error, style))
     }
 
+    /// Finds out what is asked and by whom, and records it.
     async fn admit(
         &self,
         mut request: Request<Incoming>,
         query: Query,
         peer: &Peer,
         started: Instant,
+        mark: &Mark,
     ) -> ApiResult<Response<Body>> {
         let server = &self.0;
         let info = match RequestInfo::parse(request.method().as_str(), request.uri().path(), &query) {
-            Ok(info) => info,
+            Ok(info) => Arc::new(info),
             Err(error) => return Ok(no_request_info(request.uri().path(), &error)),
         };
         let limit = time_limit(&query, server.config.options.limits.request_timeout, &info)?;
-        let real = self.authenticate(&mut request, peer).await?;
-        let user = impersonate::impersonate(request.headers(), &real, &server.authorizer)?.unwrap_or(real);
-        impersonate::clear(request.headers_mut());
-        let Ok(slot) = server.inflight.enter(&info, &user) else {
-            return Ok(too_many(server, &request, &info, &query));
+        let real = match self.authenticate(&mut request, peer).await {
+            Ok(real) => real,
+            Err(error) => {
+                if let Some(trail) = trail::begin(server, &mut request, &info, &User::default(), peer, mark) {
+                    trail::unauthenticated(&trail, &error).await;
+                }
+                return Err(error);
+            }
         };
-        authorize(server, &user, &info)?;
+        let trail = trail::begin(server, &mut request, &info, &real, peer, mark);
+        if let Some(trail) = &trail
+            && !trail.reach(Stage::RequestReceived).await
+        {
+            let text = format!("Internal Server Error: {:?}: failed to store audit event\n", info.path);
+            return Ok(response::text(500, text));
+        }
+        let style = Style::of(negotiate::error(request.headers()), &query, request.headers());
+        let arrived = Arrived { request, query, info: Arc::clone(&info), trail: trail.clone(), limit, started };
+        let response = self.control(arrived, real).await.unwrap_or_else(|error| failed(&error, style));
+        Ok(match trail {
+            Some(trail) => trail::finish(trail, &info, response).await,
+            None => response,
+        })
+    }
+
+    /// Finds out as whom the request is served, and lets it in when it is its turn.
+    async fn control(&self, mut arrived: Arrived, real: User) -> ApiResult<Response<Body>> {
+        let server = &self.0;
+        let headers = arrived.request.headers_mut();
+        let other = impersonate::impersonate(headers, &real, &server.authorizer)?;
+        impersonate::clear(headers);
+        if let (Some(trail), Some(other)) = (&arrived.trail, &other) {
+            trail.impersonates(other);
+        }
+        let user = Arc::new(other.unwrap_or(real));
+        let style = Style::of(negotiate::error(headers), &arrived.query, headers);
+        let Some(entry) = self.flow(&arrived, &user).await else { return self.serve(arrived, user, None).await };
+        let mut response = match entry.pass {
+            Err(seconds) => too_many(server, &arrived, seconds),
+            Ok(pass) => {
+                let served = self.serve(arrived, user, Some(pass)).await;
+                served.unwrap_or_else(|error| failed(&error, style))
+            }
+        };
+        response.headers_mut().insert(FLOW_SCHEMA, entry.schema);
+        response.headers_mut().insert(PRIORITY_LEVEL, entry.level);
+        Ok(response)
+    }
+
+    /// Classifies the request and waits for its turn; `None` for those that are not controlled.
+    async fn flow(&self, arrived: &Arrived, user: &Arc<User>) -> Option<Entry> {
+        let (control, info) = (self.0.flow_control.as_ref()?, &arrived.info);
+        if info.is_long_running() && info.verb != "watch" {
+            return None;
+        }
+        // A quarter of its time may be spent waiting.
+        let patience = arrived.limit.unwrap_or(self.0.config.options.limits.request_timeout) / 4;
+        let until = tokio::time::Instant::from_std(arrived.started) + patience.min(MOST_PATIENCE);
+        control.enter(info, user, &arrived.query, || self.0.registry.stock(info), until).await
+    }
+
+    async fn serve(&self, arrived: Arrived, user: Arc<User>, pass: Option<Pass>) -> ApiResult<Response<Body>> {
+        let server = &self.0;
+        let (seat, watching) = pass.map_or((None, None), |pass| (Some(pass.seat), pass.watching));
+        let Ok(slot) = server.inflight.enter(&arrived.info, &user) else {
+            return Ok(too_many(server, &arrived, 1));
+        };
+        authorize(server, &user, &arrived)?;
+        let Arrived { request, query, info, trail, limit, started } = arrived;
         let call = Call {
             server: Arc::clone(server),
             method: request.method().clone(),
@@ -111,7 +195,10 @@ impl Front {
             query,
             headers: request.headers().clone(),
             user,
-            warnings: parking_lot::Mutex::default(),
+            seat: Mutex::new(seat),
+            upgrade: Mutex::default(),
+            trail,
+            warnings: Mutex::default(),
         };
         let kind = kind(server, &call.method, &call.info, &call.query, &call.headers);
         let observed = kind.map(|kind| metrics::Request::begin(kind, &call.headers, started));
@@ -130,8 +217,12 @@ impl Front {
             tracing::debug!(%error, code = error.code(), path = call.info.path, "refused");
             response::error(&error, call.style(negotiate::error(&call.headers)))
         }));
-        Ok(match observed {
+        let response = match observed {
             Some(observed) => metrics::observe(observed, response),
+            None => response,
+        };
+        Ok(match watching {
+            Some(watching) => response::holding(watching, response),
             None => response,
         })
     }
@@ -186,21 +277,33 @@ fn time_limit(query: &Query, maximum: Duration, info: &RequestInfo) -> ApiResult
     Ok(Some(if wanted.is_zero() { maximum } else { wanted.min(maximum) }))
 }
 
-fn authorize(server: &ApiServer, user: &User, info: &RequestInfo) -> ApiResult<()> {
+fn authorize(server: &ApiServer, user: &User, arrived: &Arrived) -> ApiResult<()> {
     let started = Instant::now();
-    let attributes = Attributes::of(user, info);
+    let attributes = Attributes::of(user, &arrived.info);
     let decision = server.authorizer.decide(&attributes);
     metrics::authorization(decision.allowed, decision.denied, started.elapsed());
+    if let Some(trail) = &arrived.trail {
+        trail.annotate("authorization.k8s.io/decision", if decision.allowed { "allow" } else { "forbid" });
+        trail.annotate("authorization.k8s.io/reason", &decision.reason);
+    }
     if decision.allowed { Ok(()) } else { Err(attributes.forbidden(&decision.reason)) }
 }
 
-fn too_many(server: &ApiServer, request: &Request<Incoming>, info: &RequestInfo, query: &Query) -> Response<Body> {
+fn failed(error: &ApiError, style: Style) -> Response<Body> {
+    if error.code() >= 500 {
+        tracing::warn!(%error, "request failed");
+    }
+    response::error(error, style)
+}
+
+fn too_many(server: &ApiServer, arrived: &Arrived, seconds: u64) -> Response<Body> {
+    let Arrived { request, info, query, .. } = arrived;
     if let Some(kind) = kind(server, request.method(), info, query, request.headers()) {
         metrics::dropped(kind);
         metrics::termination(kind, 429);
     }
     let mut response = response::text(429, "Too many requests, please try again later.\n");
-    response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+    response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
     response
 }
 
@@ -221,11 +324,14 @@ fn kind(
 }
 
 /// To the handler of the path.
-async fn dispatch(call: &Call, request: Request<Incoming>) -> ApiResult<Response<Body>> {
+async fn dispatch(call: &Call, mut request: Request<Incoming>) -> ApiResult<Response<Body>> {
     if call.info.is_resource {
         super::deprecations::tell(call);
         if proxy::handles(&call.info.resource, &call.info.subresource) {
             return proxy::serve(call, request).await;
+        }
+        if call.info.verb == "watch" && proxy::websocket::requested(&call.headers).is_some() {
+            *call.upgrade.lock() = Some(hyper::upgrade::on(&mut request));
         }
         return endpoints::serve(call, request.into_body()).await;
     }
@@ -240,6 +346,9 @@ async fn dispatch(call: &Call, request: Request<Incoming>) -> ApiResult<Response
     }
     if call.info.path == "/metrics" {
         super::upkeep::measure_storage(call).await;
+    }
+    if let Some(text) = call.flow_control.as_ref().and_then(|control| control.dump(&call.info.path, &call.query)) {
+        return Ok(response::text(200, text));
     }
     if let Some(response) = call.ops.respond(&request) {
         return Ok(response);

@@ -14,6 +14,7 @@ pub mod registry;
 pub mod response;
 mod run;
 mod setup;
+mod trail;
 mod upkeep;
 mod well_known;
 
@@ -29,9 +30,11 @@ pub use run::{Running, start};
 
 use crate::{
     admission::Chain,
+    audit::Auditor,
     authn::{Authenticator, service_account::Issuer},
     authz::Authorizer,
     discovery::Discovery,
+    flowcontrol::FlowControl,
     openapi::OpenApi,
     proxy::Backends,
     request::{ApiError, ApiResult},
@@ -62,6 +65,10 @@ pub struct ApiServer {
     pub health: Health,
     /// Operators' paths.
     pub ops: Ops,
+    /// Auditing, if it is asked for.
+    pub audit: Option<Arc<Auditor>>,
+    /// Priority and fairness, unless it is turned off.
+    pub flow_control: Option<Arc<FlowControl>>,
     inflight: inflight::Inflight,
     edge: edge::Edge,
     allocators: tokio::sync::OnceCell<Allocators>,

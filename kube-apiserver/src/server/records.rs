@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::registry::{Registry, with_version};
 use crate::{
     resources::alloc::{Record, RecordError, Records},
-    storage::{KeyRange, RangeOptions, StoreError, codec},
+    storage::{KeyRange, RangeOptions, Store, StoreError, codec},
 };
 
 /// Records straight from the store.
@@ -24,6 +24,15 @@ impl StoreRecords {
             Record::Range => "ranges",
         };
         self.0.key(&format!("{below}/"))
+    }
+
+    fn store(&self, record: Record) -> &dyn Store {
+        let (group, plural) = match record {
+            Record::IpAddress => ("networking.k8s.io", "ipaddresses"),
+            Record::ServiceCidr => ("networking.k8s.io", "servicecidrs"),
+            Record::Service | Record::Range => ("", "services"),
+        };
+        self.0.backends().of(group, plural).as_ref()
     }
 
     fn key(&self, record: Record, name: &str) -> String {
@@ -55,31 +64,31 @@ fn encode(registry: &Registry, mut object: Value) -> Result<(Bytes, u64), Record
 #[async_trait]
 impl Records for StoreRecords {
     async fn get(&self, record: Record, name: &str) -> Result<Option<Value>, RecordError> {
-        let (found, _) = self.0.store().get(&self.key(record, name), None).await.map_err(failed)?;
+        let (found, _) = self.store(record).get(&self.key(record, name), None).await.map_err(failed)?;
         found.map(|kv| decode(&kv.value, kv.mod_revision)).transpose()
     }
 
     async fn list(&self, record: Record) -> Result<Vec<Value>, RecordError> {
         let range = KeyRange::prefix(&self.prefix(record));
-        let found = self.0.store().range(range, RangeOptions::default()).await.map_err(failed)?;
+        let found = self.store(record).range(range, RangeOptions::default()).await.map_err(failed)?;
         found.kvs.iter().map(|kv| decode(&kv.value, kv.mod_revision)).collect()
     }
 
     async fn create(&self, record: Record, name: &str, object: Value) -> Result<(), RecordError> {
         let (bytes, _) = encode(&self.0, object)?;
-        self.0.store().create(&self.key(record, name), bytes, None).await.map(drop).map_err(failed)
+        self.store(record).create(&self.key(record, name), bytes, None).await.map(drop).map_err(failed)
     }
 
     async fn update(&self, record: Record, name: &str, object: Value) -> Result<(), RecordError> {
         let (bytes, revision) = encode(&self.0, object)?;
-        self.0.store().update(&self.key(record, name), revision, bytes, None).await.map(drop).map_err(failed)
+        self.store(record).update(&self.key(record, name), revision, bytes, None).await.map(drop).map_err(failed)
     }
 
     async fn delete(&self, record: Record, name: &str) -> Result<(), RecordError> {
         let key = self.key(record, name);
-        let (found, _) = self.0.store().get(&key, None).await.map_err(failed)?;
+        let (found, _) = self.store(record).get(&key, None).await.map_err(failed)?;
         let Some(kv) = found else { return Ok(()) };
-        match self.0.store().delete(&key, kv.mod_revision).await {
+        match self.store(record).delete(&key, kv.mod_revision).await {
             Ok(_) | Err(StoreError::Conflict { current: None, .. }) => Ok(()),
             Err(error) => Err(failed(error)),
         }

@@ -9,7 +9,8 @@ use serde_json::{Map, Value};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    request::{ApiError, ApiResult},
+    flowcontrol::Stock,
+    request::{ApiError, ApiResult, RequestInfo},
     resources::{self, Strategy},
     storage::{
         Revision, Store, StoreError,
@@ -49,6 +50,8 @@ pub struct Stored {
 pub enum Change {
     /// Store this.
     Put(Value),
+    /// Store this, then remove it: watchers see the last state before the end.
+    Expire(Value),
     /// Remove it.
     Delete,
     /// Leave it as it is; answer with this tree.
@@ -176,6 +179,13 @@ impl ResourceStore {
                 let revision = self.cache.store().delete(key, current.revision).await?;
                 Ok(Outcome::Deleted(with_version(current.object.clone(), revision)))
             }
+            Change::Expire(mut object) => {
+                let bytes = self.encode(&mut object).map_err(|e| StoreError::Internal(e.to_string()))?;
+                let revision = self.cache.store().update(key, current.revision, bytes, self.ttl).await?;
+                // Whoever is faster is seen by the next attempt, which has nothing to mark any more.
+                let revision = self.cache.store().delete(key, revision).await?;
+                Ok(Outcome::Deleted(with_version(object, revision)))
+            }
             Change::Put(mut object) => {
                 let encode = |o: &mut Value| self.encode(o).map_err(|e| StoreError::Internal(e.to_string()));
                 let bytes = encode(&mut object)?;
@@ -283,15 +293,37 @@ pub struct Registry {
     stores: HashMap<&'static str, ResourceStore>,
     /// What clients may use of the catalog.
     served: std::collections::HashSet<(&'static str, &'static str, &'static str)>,
-    store: Arc<dyn Store>,
+    backends: Backends,
     prefix: String,
     media_type: StorageMediaType,
 }
 
+/// The stores: one for nearly everything, and those of single resources (`--etcd-servers-overrides`).
+pub struct Backends {
+    /// The store.
+    pub main: Arc<dyn Store>,
+    /// By group and plural.
+    pub overrides: HashMap<(String, String), Arc<dyn Store>>,
+}
+
+impl Backends {
+    /// The store of a resource.
+    #[must_use]
+    pub fn of(&self, group: &str, plural: &str) -> &Arc<dyn Store> {
+        let found = self.overrides.iter().find(|((g, p), _)| g == group && p == plural);
+        found.map_or(&self.main, |(_, store)| store)
+    }
+
+    /// All of them.
+    pub fn all(&self) -> impl Iterator<Item = &Arc<dyn Store>> {
+        std::iter::once(&self.main).chain(self.overrides.values())
+    }
+}
+
 impl Registry {
-    /// A registry over `store`; caches start with their first use. `served` says which resources clients may use.
+    /// A registry over stores; caches start with their first use. `served` says which resources clients may use.
     pub fn new(
-        store: Arc<dyn Store>,
+        backends: Backends,
         prefix: &str,
         media_type: StorageMediaType,
         event_ttl: Duration,
@@ -308,11 +340,12 @@ impl Registry {
                 let codec = Codec::of(kept, media_type, crate::endpoints::convert::upgrade);
                 let codec =
                     codec.map(|codec| Arc::new(codec.filled_by(crate::resources::fill(kept.group, kept.plural))));
-                resource_store(&store, prefix, storage.prefix, kept, codec, ttl, shutdown)
+                let store = backends.of(kept.group, kept.plural);
+                resource_store(store, prefix, storage.prefix, kept, codec, ttl, shutdown)
             });
         }
         let served = catalog().resources().filter(|r| served(r)).map(|r| (r.group, r.version, r.plural)).collect();
-        Self { stores, served, store, prefix: prefix.to_owned(), media_type }
+        Self { stores, served, backends, prefix: prefix.to_owned(), media_type }
     }
 
     /// The resource at a URL, if it is served.
@@ -332,6 +365,14 @@ impl Registry {
     #[must_use]
     pub fn store_of(&self, resource: &Resource) -> Option<&ResourceStore> {
         self.stores.get(resource.storage.as_ref()?.prefix)
+    }
+
+    /// How much there is of what a request is about; `None` when that is not kept here.
+    #[must_use]
+    pub fn stock(&self, info: &RequestInfo) -> Option<Stock> {
+        let resource = catalog().by_plural(&info.group, &info.version, &info.resource)?;
+        let (objects, bytes) = self.store_of(resource)?.cache.stock();
+        Some(Stock { objects: objects as u64, size: (bytes / objects.max(1)) as u64 })
     }
 
     /// The store of a resource by group and plural, in whatever version.
@@ -373,7 +414,13 @@ impl Registry {
     /// The store below.
     #[must_use]
     pub fn store(&self) -> &Arc<dyn Store> {
-        &self.store
+        &self.backends.main
+    }
+
+    /// All stores.
+    #[must_use]
+    pub fn backends(&self) -> &Backends {
+        &self.backends
     }
 
     /// In which form objects are stored.

@@ -46,6 +46,19 @@ where
     StreamBody::new(stream.map(|chunk| chunk.map(Frame::data))).boxed_unsync()
 }
 
+/// Keeps `guard` until the last byte of a response is sent.
+#[must_use]
+pub fn holding<G: Send + Unpin + 'static>(guard: G, response: Response<Body>) -> Response<Body> {
+    response.map(|body| {
+        let mut guard = Some(guard);
+        body.map_frame(move |frame| {
+            let _ = &mut guard;
+            frame
+        })
+        .boxed_unsync()
+    })
+}
+
 /// A response with a content type.
 #[must_use]
 pub fn with_type(code: u16, content_type: &'static str, body: Body) -> Response<Body> {

@@ -4,7 +4,10 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use common::serving::{Health, ServeOptions, TlsOptions, serve_with};
-use tokio::{net::TcpListener, task::JoinHandle};
+use tokio::{
+    net::{TcpListener, TcpSocket},
+    task::JoinHandle,
+};
 use tokio_util::sync::CancellationToken;
 
 use super::{ApiServer, chain::Front, follow, setup, upkeep};
@@ -15,6 +18,9 @@ use crate::{
 
 /// How long requests under way may take at the end.
 const DRAIN: Duration = Duration::from_secs(10);
+
+/// Connections that the kernel keeps until they are accepted.
+const BACKLOG: u32 = 1024;
 
 /// A server that listens.
 pub struct Running {
@@ -33,7 +39,12 @@ impl Running {
     pub async fn wait(self) -> anyhow::Result<()> {
         let result = self.serving.await?;
         self.server.stopped.cancel();
-        self.server.registry.store().close().await;
+        if let Some(audit) = &self.server.audit {
+            audit.close().await;
+        }
+        for store in self.server.registry.backends().all() {
+            store.close().await;
+        }
         result
     }
 }
@@ -46,8 +57,7 @@ pub async fn start(options: Options, shutdown: CancellationToken) -> anyhow::Res
     let config = options.complete().map_err(|e| anyhow::anyhow!(e))?;
     let serving = &config.options.serving;
     let wanted = SocketAddr::new(serving.bind_address, serving.secure_port);
-    let listener = TcpListener::bind(wanted)
-        .await
+    let listener = listen(wanted, serving.permit_port_sharing)
         .with_context(|| format!("failed to create listener: failed to listen on {wanted}"))?;
     let address = listener.local_addr()?;
     let tls = tls_options(&config);
@@ -58,9 +68,9 @@ pub async fn start(options: Options, shutdown: CancellationToken) -> anyhow::Res
         watch_grace: serving.shutdown_watch_termination_grace_period,
     };
     let streams = serving.http2_max_streams_per_connection;
-    let store = setup::open_store(&config.options).await?;
-    let (store, ring) = setup::encrypted(&config.options, store, &shutdown).await?;
-    let server = Arc::new(setup::build(config, store, Health::new(), shutdown.clone())?);
+    let stores = setup::open_stores(&config.options).await?;
+    let (stores, ring) = setup::encrypted(&config.options, stores, &shutdown).await?;
+    let server = Arc::new(setup::build(config, stores, Health::new(), shutdown.clone()).await?);
     register_checks(&server);
     if let Some(ring) = ring.filter(|ring| ring.load().has_services()) {
         server.health.register("kms-providers", move || ring.load().health());
@@ -79,6 +89,14 @@ pub async fn start(options: Options, shutdown: CancellationToken) -> anyhow::Res
     let serving = tokio::spawn(async move { Ok(serve_with(listener, Some(tls), handler, options, stop).await?) });
     tracing::info!(%address, "serving securely");
     Ok(Running { address, server, serving })
+}
+
+fn listen(address: SocketAddr, share: bool) -> std::io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    socket.set_reuseaddr(true)?;
+    socket.set_reuseport(share)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }
 
 /// How the server ends.
@@ -147,12 +165,14 @@ struct StoreCheck(tokio::sync::watch::Receiver<Option<String>>);
 impl StoreCheck {
     fn spawn(server: &Arc<ApiServer>) -> Self {
         let (sender, receiver) = tokio::sync::watch::channel(None);
-        let (store, shutdown) = (Arc::clone(server.registry.store()), server.shutdown.clone());
+        let stores: Vec<_> = server.registry.backends().all().cloned().collect();
+        let shutdown = server.shutdown.clone();
         let limit = server.config.options.storage.etcd_healthcheck_timeout;
         tokio::spawn(async move {
             while !shutdown.is_cancelled() {
-                let verdict = match tokio::time::timeout(limit, store.health()).await {
-                    Ok(Ok(())) => None,
+                let healthy = futures::future::try_join_all(stores.iter().map(|store| store.health()));
+                let verdict = match tokio::time::timeout(limit, healthy).await {
+                    Ok(Ok(_)) => None,
                     Ok(Err(error)) => Some(error.to_string()),
                     Err(_) => Some(format!("no answer within {limit:?}")),
                 };

@@ -1,13 +1,13 @@
 //! Builds the server from its configuration: opens the store, loads keys, wires the parts.
 
-use std::{path::Path, sync::Arc};
+use std::{collections::HashMap, path::Path, sync::Arc};
 
 use anyhow::{Context, anyhow};
 use arc_swap::ArcSwap;
-use common::serving::{Health, Ops};
+use common::serving::{Health, Ops, ZPages};
 use tokio_util::sync::CancellationToken;
 
-use super::{ApiServer, Registry, edge::Edge, inflight::Inflight};
+use super::{ApiServer, Registry, edge::Edge, inflight::Inflight, registry::Backends as Stores};
 use crate::{
     admission::Chain,
     authn::{
@@ -20,6 +20,7 @@ use crate::{
     authz::{Authorizer, Mode},
     bootstrap,
     discovery::{self, Discovery},
+    flowcontrol::FlowControl,
     openapi::OpenApi,
     options::{Config, Options},
     proxy::{Backends, KubeletOptions},
@@ -32,23 +33,56 @@ use crate::{
     },
 };
 
-/// Opens the store that the flags ask for.
-pub async fn open_store(options: &Options) -> anyhow::Result<Arc<dyn Store>> {
+/// Paths that are no API.
+const PATHS: [&str; 12] = [
+    "/.well-known/openid-configuration",
+    "/debug/api_priority_and_fairness/dump_priority_levels",
+    "/flagz",
+    "/healthz",
+    "/livez",
+    "/metrics",
+    "/openapi/v2",
+    "/openapi/v3",
+    "/openid/v1/jwks",
+    "/readyz",
+    "/statusz",
+    "/version",
+];
+
+/// Opens the stores that the flags ask for.
+pub async fn open_stores(options: &Options) -> anyhow::Result<Stores> {
     let storage = &options.storage;
-    if storage.etcd_servers.is_empty() {
+    let main = if storage.etcd_servers.is_empty() {
         let embedded = EmbeddedOptions {
             directory: storage.data_dir.clone(),
             compaction_interval: storage.etcd_compaction_interval,
         };
-        return Ok(embedded::open(embedded).await?);
+        embedded::open(embedded).await?
+    } else {
+        connect(options, storage.etcd_servers.clone()).await?
+    };
+    let mut overrides = HashMap::new();
+    let mut connected: HashMap<Vec<String>, Arc<dyn Store>> = HashMap::new();
+    for (group, plural, servers) in options.etcd_overrides().map_err(|e| anyhow!(e))? {
+        let store = match connected.get(&servers) {
+            Some(store) => Arc::clone(store),
+            None => connect(options, servers.clone()).await?,
+        };
+        connected.insert(servers, Arc::clone(&store));
+        overrides.insert((group, plural), store);
     }
+    Ok(Stores { main, overrides })
+}
+
+async fn connect(options: &Options, servers: Vec<String>) -> anyhow::Result<Arc<dyn Store>> {
+    let storage = &options.storage;
     let etcd = EtcdOptions {
         prefix: storage.etcd_prefix.clone(),
         ca_file: storage.etcd_cafile.clone(),
         cert_file: storage.etcd_certfile.clone(),
         key_file: storage.etcd_keyfile.clone(),
         compaction_interval: storage.etcd_compaction_interval,
-        ..EtcdOptions::new(storage.etcd_servers.clone())
+        ..EtcdOptions::new(servers)
     };
     Ok(etcd::connect(etcd).await?)
 }
@@ -60,32 +94,37 @@ fn storage_media_type(options: &Options) -> anyhow::Result<StorageMediaType> {
         "" if embedded => Ok(StorageMediaType::Json),
         "" | "application/vnd.kubernetes.protobuf" => Ok(StorageMediaType::Protobuf),
         "application/json" => Ok(StorageMediaType::Json),
+        "application/yaml" => Ok(StorageMediaType::Yaml),
         other => Err(anyhow!(
-            "--storage-media-type {other:?} invalid, allowed values: application/json, application/vnd.kubernetes.protobuf"
+            "--storage-media-type {other:?} invalid, allowed values: application/json, application/yaml, application/vnd.kubernetes.protobuf"
         )),
     }
 }
 
-/// Puts encryption at rest in front of a store if the flags ask for it; hands back what to ask for its health.
+/// Puts encryption at rest in front of the stores if the flags ask for it; hands back what to ask for its health.
 pub async fn encrypted(
     options: &Options,
-    store: Arc<dyn Store>,
+    stores: Stores,
     shutdown: &CancellationToken,
-) -> anyhow::Result<(Arc<dyn Store>, Option<Arc<ArcSwap<Ring>>>)> {
+) -> anyhow::Result<(Stores, Option<Arc<ArcSwap<Ring>>>)> {
     let storage = &options.storage;
-    let Some(path) = &storage.encryption_provider_config else { return Ok((store, None)) };
+    let Some(path) = &storage.encryption_provider_config else { return Ok((stores, None)) };
     let reloader = Reloader::load(path.clone()).await.context("--encryption-provider-config")?;
     let ring = Arc::clone(&reloader.ring);
     if storage.encryption_provider_config_automatic_reload {
         tokio::spawn(reloader.run(shutdown.clone()));
     }
-    Ok((Arc::new(Encrypted::new(store, &storage.etcd_prefix, Arc::clone(&ring))), Some(ring)))
+    let encrypt = |store: Arc<dyn Store>| -> Arc<dyn Store> {
+        Arc::new(Encrypted::new(store, &storage.etcd_prefix, Arc::clone(&ring)))
+    };
+    let overrides = stores.overrides.into_iter().map(|(resource, store)| (resource, encrypt(store))).collect();
+    Ok((Stores { main: encrypt(stores.main), overrides }, Some(ring)))
 }
 
 /// Wires the server.
-pub fn build(
+pub async fn build(
     config: Config,
-    store: Arc<dyn Store>,
+    stores: Stores,
     health: Health,
     shutdown: CancellationToken,
 ) -> anyhow::Result<ApiServer> {
@@ -97,7 +136,7 @@ pub fn build(
         Chain::new(&options.admission.enable_admission_plugins, &options.admission.disable_admission_plugins)
             .map_err(|e| anyhow!(e))?;
     let registry = Registry::new(
-        store,
+        stores,
         &options.storage.etcd_prefix,
         storage_media_type(options)?,
         options.storage.event_ttl,
@@ -124,10 +163,16 @@ pub fn build(
             OpenApi::new(Arc::new(move |version| config.serves(version)))
         },
         backends,
-        ops: Ops::new(health.clone()),
+        ops: Ops { zpages: Some(ZPages::new("apiserver", &PATHS)), ..Ops::new(health.clone()) },
         health,
         edge: Edge::new(options).map_err(|e| anyhow!(e))?,
-        inflight: Inflight::new(options.limits.max_requests_inflight, options.limits.max_mutating_requests_inflight),
+        audit: options.audit.open().await?.map(Arc::new),
+        flow_control: flow_control(options),
+        inflight: if options.limits.enable_priority_and_fairness {
+            Inflight::new(0, 0)
+        } else {
+            Inflight::new(options.limits.max_requests_inflight, options.limits.max_mutating_requests_inflight)
+        },
         shutdown,
         draining: CancellationToken::new(),
         ending: CancellationToken::new(),
@@ -137,15 +182,20 @@ pub fn build(
     })
 }
 
+fn flow_control(options: &Options) -> Option<Arc<FlowControl>> {
+    let limits = &options.limits;
+    let seats = limits.max_requests_inflight.saturating_add(limits.max_mutating_requests_inflight);
+    let seats = u32::try_from(seats).unwrap_or(u32::MAX);
+    limits.enable_priority_and_fairness.then(|| Arc::new(FlowControl::new(seats)))
+}
+
 fn discovery(config: &Arc<Config>) -> Discovery {
     let (versions, resources) = (Arc::clone(config), Arc::clone(config));
-    let paths =
-        ["/healthz", "/livez", "/readyz", "/metrics", "/openapi/v2", "/openapi/v3", "/openid/v1/jwks", "/version"];
     Discovery::new(discovery::Options {
         group_version: Arc::new(move |version| versions.serves(version)),
         resource: Arc::new(move |resource| resources.serves_resource(resource)),
         server_address: format!("{}:{}", config.advertise_address, config.options.serving.secure_port),
-        paths: paths.map(str::to_owned).to_vec(),
+        paths: PATHS.map(str::to_owned).to_vec(),
     })
 }
 

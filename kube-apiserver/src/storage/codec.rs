@@ -19,6 +19,8 @@ pub enum StorageMediaType {
     /// `application/json`.
     #[default]
     Json,
+    /// `application/yaml`.
+    Yaml,
     /// `application/vnd.kubernetes.protobuf`.
     Protobuf,
 }
@@ -130,6 +132,7 @@ impl Codec {
     pub fn encode(&self, object: &Value) -> Result<Vec<u8>, WireError> {
         match self.stored {
             StorageMediaType::Json => encode_json(object),
+            StorageMediaType::Yaml => encode_yaml(object),
             StorageMediaType::Protobuf => {
                 let mut raw = Vec::with_capacity(1024);
                 wire::tree_to_protobuf(self.ty, object, &mut raw)?;
@@ -145,13 +148,19 @@ struct TypeMeta {
     api_version: String,
 }
 
-/// The JSON of a stored value: itself, or what its protobuf stands for.
+/// The JSON of a stored value: itself, or what its protobuf or YAML stands for.
 ///
 /// # Errors
 /// It is protobuf of an unknown kind, or damaged.
 pub fn to_json(value: &[u8]) -> Result<Cow<'_, [u8]>, WireError> {
-    if !value.starts_with(wire::MAGIC) {
+    if value.first() == Some(&b'{') {
         return Ok(Cow::Borrowed(value));
+    }
+    if !value.starts_with(wire::MAGIC) {
+        let json = wire::yaml::yaml_to_json(value)?;
+        let tree: Value = serde_json::from_slice(&json).map_err(|error| WireError::Json(error.to_string()))?;
+        // What is no mapping is no object, which its own bytes say best.
+        return if tree.is_object() { encode_json(&tree).map(Cow::Owned) } else { Ok(Cow::Borrowed(value)) };
     }
     let envelope = wire::open(value)?;
     let (group, version) = split_api_version(envelope.api_version);
@@ -175,11 +184,16 @@ pub fn to_tree(value: &[u8]) -> Result<Value, WireError> {
 /// # Errors
 /// The object says no known kind.
 pub fn encode(object: &Value, stored: StorageMediaType) -> Result<Vec<u8>, WireError> {
-    if stored == StorageMediaType::Json {
-        return encode_json(object);
-    }
     let text = |member: &str| object[member].as_str().unwrap_or_default();
-    to_protobuf(object, text("apiVersion"), text("kind"))
+    match stored {
+        StorageMediaType::Json => encode_json(object),
+        StorageMediaType::Yaml => encode_yaml(object),
+        StorageMediaType::Protobuf => to_protobuf(object, text("apiVersion"), text("kind")),
+    }
+}
+
+fn encode_yaml(object: &Value) -> Result<Vec<u8>, WireError> {
+    serde_saphyr::to_string(object).map(String::into_bytes).map_err(|error| WireError::Yaml(error.to_string()))
 }
 
 /// A tree of a built-in kind in its protobuf envelope.
@@ -240,6 +254,17 @@ mod tests {
         let bytes = codec("apiextensions.k8s.io", "v1", plural, StorageMediaType::Protobuf).encode(&crd).unwrap();
         assert_eq!(to_tree(&bytes).unwrap(), crd);
         assert!(bytes.starts_with(b"{"));
+    }
+
+    #[test]
+    fn yaml_is_read_back_as_it_was() {
+        let map = json!({"kind": "ConfigMap", "apiVersion": "v1", "metadata": {"name": "yes"},
+            "data": {"a": "1", "b": "true", "c": "- x\n: y\n", "d": "", "e": "2001-01-01", "f": "~", "0x1": "\u{e9}\t\u{7f}"}});
+        let codec = codec("", "v1", "configmaps", StorageMediaType::Yaml);
+        let bytes = codec.encode(&map).unwrap();
+        assert!(!bytes.starts_with(b"{"));
+        assert_eq!(codec.tree(&bytes).unwrap(), map);
+        assert_eq!(encode(&map, StorageMediaType::Yaml).unwrap(), bytes);
     }
 
     #[test]

@@ -3,14 +3,17 @@
 
 mod admission;
 mod apply;
+mod audit;
 mod auth;
 mod bad_input;
 mod encodings;
 mod encryption;
 mod field_validation;
+mod flowcontrol;
 mod lists;
 mod metrics;
 mod objects;
+mod operators;
 mod ownership;
 mod refusals;
 mod server;

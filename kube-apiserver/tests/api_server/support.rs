@@ -162,6 +162,16 @@ impl Cluster {
         path
     }
 
+    /// A connection of its own, on which the test speaks HTTP/1.1 itself.
+    pub async fn connect(&self) -> tokio_rustls::client::TlsStream<tokio::net::TcpStream> {
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(self.ca.der().clone()).unwrap();
+        let config = rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+        let stream = tokio::net::TcpStream::connect(("127.0.0.1", self.port)).await.unwrap();
+        let name = rustls_pki_types::ServerName::try_from("localhost").unwrap();
+        tokio_rustls::TlsConnector::from(std::sync::Arc::new(config)).connect(name, stream).await.unwrap()
+    }
+
     /// A client with these kubeconfig credentials.
     pub async fn with(&self, credentials: Value) -> Client {
         let kubeconfig: Kubeconfig = serde_json::from_value(self.config(&credentials)).unwrap();

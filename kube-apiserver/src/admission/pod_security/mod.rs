@@ -43,7 +43,11 @@ impl Plugin for PodSecurity {
                 Ok(())
             }
             _ if request.subresource.is_empty() => match template_of(request, object) {
-                Some(template) => warn(request, &labels(request).await?.0, template),
+                Some(template) => {
+                    let (policy, _) = labels(request).await?;
+                    audit(request, &policy, template);
+                    warn(request, &policy, template)
+                }
                 None => Ok(()),
             },
             _ => Ok(()),
@@ -61,12 +65,28 @@ async fn labels(request: &Attributes<'_>) -> ApiResult<(Policy, bool)> {
 
 async fn enforce(request: &Attributes<'_>, pod: &Value) -> ApiResult<()> {
     let (policy, _) = labels(request).await?;
+    if [policy.enforce, policy.audit, policy.warn].iter().all(|level| level.is_privileged()) {
+        return Ok(());
+    }
+    request.call.annotate("pod-security.kubernetes.io/enforce-policy", &policy.enforce.to_string());
     let verdict = evaluate(policy.enforce, pod);
+    audit(request, &policy, pod);
     if !verdict.is_empty() {
         let text = format!("violates PodSecurity \"{}\": {}", policy.enforce, verdict.detail());
         return Err(request.forbidden(text));
     }
     warn(request, &policy, pod)
+}
+
+fn audit(request: &Attributes<'_>, policy: &Policy, pod: &Value) {
+    if request.call.trail.is_none() {
+        return;
+    }
+    let verdict = evaluate(policy.audit, pod);
+    if !verdict.is_empty() {
+        let text = format!("would violate PodSecurity \"{}\": {}", policy.audit, verdict.detail());
+        request.call.annotate("pod-security.kubernetes.io/audit-violations", &text);
+    }
 }
 
 fn warn(request: &Attributes<'_>, policy: &Policy, pod: &Value) -> ApiResult<()> {

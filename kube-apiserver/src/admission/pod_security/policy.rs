@@ -49,17 +49,19 @@ impl fmt::Display for LevelVersion {
     }
 }
 
-/// What a namespace asks for. Audit is left out: its only effect is on the audit log, by the same checks.
+/// What a namespace asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Policy {
     pub enforce: LevelVersion,
+    pub audit: LevelVersion,
     pub warn: LevelVersion,
 }
 
 impl Policy {
     /// Reads a namespace's labels. What can't be read is enforced as restricted and not warned about.
     pub(super) fn of(namespace: &Value) -> (Self, ErrorList) {
-        let mut policy = Self { enforce: LevelVersion::PRIVILEGED, warn: LevelVersion::PRIVILEGED };
+        let none = LevelVersion::PRIVILEGED;
+        let mut policy = Self { enforce: none, audit: none, warn: none };
         let mut errs = ErrorList::new();
         let label = |name: &str| {
             let key = format!("{PREFIX}{name}");
@@ -68,8 +70,9 @@ impl Policy {
         let enforced = label("enforce").map(|text| level("enforce", text, &mut errs));
         policy.enforce.level = enforced.map_or(Level::Privileged, |level| level.unwrap_or(Level::Restricted));
         policy.enforce.version = label("enforce-version").and_then(|text| version("enforce-version", text, &mut errs));
-        label("audit").map(|text| level("audit", text, &mut errs));
-        label("audit-version").map(|text| version("audit-version", text, &mut errs));
+        let audited = label("audit").map(|text| level("audit", text, &mut errs));
+        policy.audit.level = audited.flatten().unwrap_or(Level::Privileged);
+        policy.audit.version = label("audit-version").and_then(|text| version("audit-version", text, &mut errs));
         let warned = label("warn").map(|text| level("warn", text, &mut errs));
         let warn_version = label("warn-version").map(|text| version("warn-version", text, &mut errs));
         policy.warn.level = warned.map_or(Level::Privileged, |level| level.unwrap_or(Level::Privileged));

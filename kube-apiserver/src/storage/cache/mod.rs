@@ -192,6 +192,12 @@ impl ResourceCache {
         self.0.state.read().root.len()
     }
 
+    /// How many objects it holds, and how many bytes they have as clients get them.
+    pub fn stock(&self) -> (usize, usize) {
+        let state = self.0.state.read();
+        (state.root.len(), state.content)
+    }
+
     /// Whether it holds none.
     pub fn is_empty(&self) -> bool {
         self.len() == 0

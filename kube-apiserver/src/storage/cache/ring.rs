@@ -77,6 +77,8 @@ impl CacheEvent {
 /// The newest state and the recent past.
 pub(super) struct State {
     pub root: Root,
+    /// Bytes of all objects of the root.
+    pub content: usize,
     pub revision: Revision,
     pub ready: bool,
     pub closed: bool,
@@ -94,6 +96,7 @@ impl State {
     pub fn new() -> Self {
         Self {
             root: Root::new(),
+            content: 0,
             revision: 0,
             ready: false,
             closed: false,
@@ -110,6 +113,7 @@ impl State {
         self.first = self.end() + 1;
         self.ring.clear();
         self.bytes = 0;
+        self.content = root.values().map(|object| object.bytes().len()).sum();
         self.root = root;
         self.revision = revision;
         self.floor = revision;
@@ -123,6 +127,8 @@ impl State {
 
     pub fn push(&mut self, event: Arc<CacheEvent>, options: &CacheOptions) {
         self.revision = self.revision.max(event.revision);
+        let size = |state: &Option<Arc<CachedObject>>| state.as_ref().map_or(0, |object| object.bytes().len());
+        self.content = (self.content + size(&event.object)).saturating_sub(size(&event.previous));
         self.bytes += event.weight();
         self.unswept.0 += 1;
         self.unswept.1 += event.weight();

@@ -160,6 +160,11 @@ impl Watcher {
         *bookmark = Bookmarks::next(Instant::now(), self.inner.options.bookmark_interval, last);
     }
 
+    /// Whether some of what there was at the start is still to be told.
+    pub fn is_initializing(&self) -> bool {
+        !self.initial.is_empty() || self.closing.is_some()
+    }
+
     /// The next item; `None` when the server shuts down. After an error the watch is over: `Expired` must be told to
     /// the client as an ERROR event with its Status. Safe to drop half-way (in `select!`).
     pub async fn next(&mut self) -> Option<Result<WatchItem, CacheError>> {
