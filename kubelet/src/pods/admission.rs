@@ -1,5 +1,8 @@
 //! Whether the node takes a pod at all. Pure over the node's facts; a refused pod fails with the reason.
 
+use std::collections::HashSet;
+
+use common::meta::{nodeselector::Term, tolerations};
 use k8s_openapi::api::core::v1::{Node, Pod, PodSpec};
 
 use super::{PodRecord, spec};
@@ -7,12 +10,41 @@ use crate::runtime::resources::pod_total;
 use crate::shared::Kubelet;
 
 /// What the pod is checked against.
+#[derive(Default)]
 pub(crate) struct Capacity<'a> {
     /// (resource, allocatable, in use): `cpu` in thousandths, others in units.
     pub(crate) resources: Vec<(&'a str, i64, i64)>,
     pub(crate) pods: (i64, i64),
     pub(crate) node: Option<&'a Node>,
     pub(crate) allowed_sysctls: &'a [String],
+    /// Ports of the machine that other pods have.
+    pub(crate) host_ports: HashSet<HostPort<'a>>,
+}
+
+/// Protocol, address and number of a port of the machine; every address is `0.0.0.0`.
+type HostPort<'a> = (&'a str, &'a str, i32);
+
+fn host_ports(spec: &PodSpec) -> impl Iterator<Item = HostPort<'_>> {
+    let sidecars = spec.init_containers.iter().flatten().filter(|c| c.restart_policy.as_deref() == Some("Always"));
+    let ports = spec.containers.iter().chain(sidecars).flat_map(|container| container.ports.iter().flatten());
+    ports.filter_map(|port| {
+        let number = port.host_port.filter(|number| *number > 0)?;
+        let address = port.host_ip.as_deref().filter(|address| !address.is_empty()).unwrap_or("0.0.0.0");
+        Some((port.protocol.as_deref().unwrap_or("TCP"), address, number))
+    })
+}
+
+fn port_taken((protocol, address, number): HostPort<'_>, taken: &HashSet<HostPort<'_>>) -> bool {
+    taken.iter().any(|(other_protocol, other_address, other_number)| {
+        (protocol, number) == (*other_protocol, *other_number)
+            && (address == *other_address || address == "0.0.0.0" || *other_address == "0.0.0.0")
+    })
+}
+
+/// Whether the other pod was here first: it runs, or it is the older one of two that begin at the same time.
+fn goes_before(other: &PodRecord, pod: &Pod) -> bool {
+    let age = |pod: &Pod| (pod.metadata.creation_timestamp.as_ref().map(|time| time.0), pod.metadata.uid.clone());
+    other.status.phase.as_deref() == Some("Running") || age(&other.pod) < age(pod)
 }
 
 /// Namespaced and without effect on other pods.
@@ -73,6 +105,12 @@ pub(crate) fn admit(kubelet: &Kubelet, pod: &Pod) -> Result<(), (String, String)
         pods: (kubelet.config.file.max_pods, count),
         node: node.as_deref(),
         allowed_sysctls: &kubelet.config.file.allowed_unsafe_sysctls,
+        host_ports: others
+            .iter()
+            .filter(|other| goes_before(other, pod))
+            .filter_map(|other| other.pod.spec.as_ref())
+            .flat_map(host_ports)
+            .collect(),
     };
     check(pod, &capacity)
 }
@@ -127,42 +165,83 @@ fn check(pod: &Pod, capacity: &Capacity<'_>) -> Result<(), (String, String)> {
         }
     }
     if let Some(node) = capacity.node.filter(|_| !spec::is_static(pod)) {
-        let labels = node.metadata.labels.clone().unwrap_or_default();
-        let selected = spec.node_selector.iter().flatten().all(|(key, value)| labels.get(key) == Some(value));
-        if !selected {
+        if !affine(spec, node) {
             return Err((
                 "NodeAffinity".into(),
                 "Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector".into(),
             ));
         }
-        for taint in node.spec.iter().flat_map(|spec| spec.taints.iter().flatten()) {
-            if taint.effect == "NoExecute" && !tolerates(spec, taint) {
-                return Err(("TaintToleration".into(), "Predicate TaintToleration failed".into()));
-            }
+    }
+    if host_ports(spec).any(|port| port_taken(port, &capacity.host_ports)) {
+        return Err((
+            "NodePorts".into(),
+            "Predicate NodePorts failed: node(s) didn't have free ports for the requested pod ports".into(),
+        ));
+    }
+    if let Some(node) = capacity.node.filter(|_| !spec::is_static(pod)) {
+        let taints = node.spec.iter().flat_map(|spec| spec.taints.iter().flatten());
+        let tolerated = |taint| tolerations::any_tolerates(spec.tolerations.iter().flatten(), taint);
+        if taints.filter(|taint| taint.effect == "NoExecute").any(|taint| !tolerated(taint)) {
+            return Err((
+                "TaintToleration".into(),
+                "Predicate TaintToleration failed: node(s) had taints that the pod didn't tolerate".into(),
+            ));
         }
     }
     Ok(())
 }
 
-fn tolerates(spec: &PodSpec, taint: &k8s_openapi::api::core::v1::Taint) -> bool {
-    spec.tolerations.iter().flatten().any(|toleration| {
-        let effect = toleration.effect.as_deref().unwrap_or_default();
-        let key = toleration.key.as_deref().unwrap_or_default();
-        (effect.is_empty() || effect == taint.effect)
-            && (key.is_empty() || key == taint.key)
-            && match toleration.operator.as_deref() {
-                Some("Exists") => true,
-                _ => toleration.value.as_deref().unwrap_or_default() == taint.value.as_deref().unwrap_or_default(),
-            }
-    })
+/// Whether node selector and required node affinity choose the node.
+fn affine(spec: &PodSpec, node: &Node) -> bool {
+    let label = |key: &str| node.metadata.labels.as_ref()?.get(key).map(String::as_str);
+    let required = spec.affinity.as_ref().and_then(|affinity| affinity.node_affinity.as_ref());
+    let required = required.and_then(|affinity| affinity.required_during_scheduling_ignored_during_execution.as_ref());
+    let name = node.metadata.name.as_deref().unwrap_or_default();
+    spec.node_selector.iter().flatten().all(|(key, value)| label(key) == Some(value))
+        && required.is_none_or(|terms| Term::parse_all(terms).iter().any(|term| term.matches(name, label)))
 }
 
 #[cfg(test)]
 mod tests {
     use k8s_openapi::api::core::v1::{Container, ResourceRequirements};
     use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+    use serde_json::{Value, json};
 
     use super::*;
+
+    #[test]
+    fn a_port_of_the_machine_has_one_owner() {
+        let pod = |address: &str| -> Pod {
+            let port = json!({"containerPort": 80, "hostPort": 8080, "hostIP": address, "protocol": "TCP"});
+            serde_json::from_value(json!({"spec": {"containers": [{"name": "c", "ports": [port]}]}})).unwrap()
+        };
+        let taken = |ports: &[HostPort<'static>]| {
+            let capacity = Capacity {
+                resources: Vec::new(),
+                pods: (110, 0),
+                host_ports: ports.iter().copied().collect(),
+                ..Capacity::default()
+            };
+            check(&pod("10.0.0.1"), &capacity).err().map(|(reason, _)| reason)
+        };
+        assert_eq!(taken(&[("UDP", "0.0.0.0", 8080), ("TCP", "10.0.0.2", 8080), ("TCP", "0.0.0.0", 80)]), None);
+        for address in ["0.0.0.0", "10.0.0.1"] {
+            assert_eq!(taken(&[("TCP", address, 8080)]).as_deref(), Some("NodePorts"));
+        }
+        assert_eq!(host_ports(pod("").spec.as_ref().unwrap()).next(), Some(("TCP", "0.0.0.0", 8080)));
+    }
+
+    #[test]
+    fn node_affinity_is_asked_too() {
+        let node: Node = serde_json::from_value(json!({"metadata": {"name": "n1", "labels": {"zone": "a"}}})).unwrap();
+        let spec = |operator: &str, values: Value| -> PodSpec {
+            let term = json!({"matchExpressions": [{"key": "zone", "operator": operator, "values": values}]});
+            let required = json!({"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [term]}});
+            serde_json::from_value(json!({"containers": [], "affinity": {"nodeAffinity": required}})).unwrap()
+        };
+        assert!(affine(&spec("In", json!(["a", "b"])), &node));
+        assert!(!affine(&spec("NotIn", json!(["a"])), &node));
+    }
 
     #[test]
     fn pods_that_do_not_fit_are_refused() {
@@ -173,8 +252,7 @@ mod tests {
         };
         let spec = PodSpec { containers: vec![container], ..Default::default() };
         let pod = Pod { spec: Some(spec), ..Default::default() };
-        let capacity =
-            |used, pods| Capacity { resources: vec![("cpu", 1000, used)], pods, node: None, allowed_sysctls: &[] };
+        let capacity = |used, pods| Capacity { resources: vec![("cpu", 1000, used)], pods, ..Capacity::default() };
         assert!(check(&pod, &capacity(400, (110, 0))).is_ok());
         let (reason, message) = check(&pod, &capacity(500, (110, 0))).expect_err("full");
         assert_eq!(reason, "OutOfcpu");
