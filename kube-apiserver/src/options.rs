@@ -281,7 +281,7 @@ pub struct Admission {
     /// Admission plugins that should be disabled although they are in the default enabled plugins list.
     #[arg(long, value_delimiter = ',')]
     pub disable_admission_plugins: Vec<String>,
-    /// File with admission control configuration (not supported yet).
+    /// File with admission control configuration.
     #[arg(long)]
     pub admission_control_config_file: Option<PathBuf>,
     /// If true, allow privileged containers.

@@ -3,6 +3,7 @@
 mod limit;
 mod reach;
 mod reload;
+mod webhook;
 
 use std::path::{Path, PathBuf};
 
@@ -16,6 +17,7 @@ use crate::config::flags::ClientConnection;
 
 pub use limit::RateLimit;
 pub use reach::Reach;
+pub use webhook::{Webhook, WebhookError};
 
 /// Why there is no client; the text names the file or the server.
 #[derive(Debug, thiserror::Error)]

@@ -1,4 +1,4 @@
-//! Pure rules over API metadata: quantities, selectors, owners, conditions, names, addresses, int-or-percent.
+//! Pure rules over API metadata: quantities, selectors, owners, conditions, names, addresses, int-or-percent, sysctls.
 
 pub mod conditions;
 pub mod intstr;
@@ -8,6 +8,7 @@ pub mod nodeselector;
 pub mod owner;
 pub mod quantity;
 pub mod selector;
+pub mod sysctls;
 pub mod tolerations;
 pub mod value;
 

@@ -1,13 +1,20 @@
 //! Admission: plugins that may change or refuse a write, one file each, in upstream's order.
 
 mod certificates;
+pub mod configuration;
 mod default_tolerations;
+mod event_rate_limit;
+mod image_policy;
 mod ingress_class;
 mod limit_ranger;
 mod namespace_lifecycle;
+mod namespace_provision;
+mod node_features;
 mod node_restriction;
 mod owner_references;
+mod pod_node_selector;
 mod pod_security;
+mod pod_tolerations;
 mod priority;
 mod quota;
 mod runtime_class;
@@ -15,11 +22,13 @@ mod service_account;
 mod simple;
 mod storage;
 mod taint_nodes;
+mod tolerations;
 mod topology_labels;
 
 use async_trait::async_trait;
 use serde_json::Value;
 
+use self::configuration::Configurations;
 use crate::{
     request::{ApiError, ApiResult, options::DeleteOptions},
     server::Call,
@@ -106,27 +115,43 @@ pub trait Plugin: Send + Sync {
     }
 }
 
-type Constructor = fn() -> Box<dyn Plugin>;
+type Made = Result<Box<dyn Plugin>, String>;
+
+/// How a plugin comes to be.
+#[derive(Clone, Copy)]
+enum Make {
+    /// Corten has it not yet.
+    Later,
+    /// It needs no configuration.
+    Plain(fn() -> Box<dyn Plugin>),
+    /// It reads its configuration, if there is one.
+    Configured(fn(Option<&str>) -> Made),
+    /// Upstream's reads a configuration, this one can't yet.
+    Unconfigured(fn() -> Box<dyn Plugin>),
+}
 
 struct Known {
     name: &'static str,
     default_on: bool,
-    /// Absent for plugins that Corten has not yet.
-    make: Option<Constructor>,
+    make: Make,
 }
 
 const fn later(name: &'static str, default_on: bool) -> Known {
-    Known { name, default_on, make: None }
+    Known { name, default_on, make: Make::Later }
 }
 
-const fn here(name: &'static str, default_on: bool, make: Constructor) -> Known {
-    Known { name, default_on, make: Some(make) }
+const fn here(name: &'static str, default_on: bool, make: fn() -> Box<dyn Plugin>) -> Known {
+    Known { name, default_on, make: Make::Plain(make) }
+}
+
+const fn configured(name: &'static str, default_on: bool, make: fn(Option<&str>) -> Made) -> Known {
+    Known { name, default_on, make: Make::Configured(make) }
 }
 
 /// All of upstream's plugins in upstream's order.
 const KNOWN: &[Known] = &[
     here("AlwaysAdmit", false, || Box::new(simple::AlwaysAdmit)),
-    later("NamespaceAutoProvision", false),
+    here("NamespaceAutoProvision", false, || Box::new(namespace_provision::NamespaceAutoProvision)),
     here("NamespaceLifecycle", true, || Box::new(namespace_lifecycle::NamespaceLifecycle)),
     here("NamespaceExists", false, || Box::new(simple::NamespaceExists)),
     here("LimitPodHardAntiAffinityTopology", false, || Box::new(simple::LimitPodHardAntiAffinityTopology)),
@@ -135,14 +160,16 @@ const KNOWN: &[Known] = &[
     here("NodeRestriction", false, || Box::new(node_restriction::NodeRestriction)),
     here("TaintNodesByCondition", true, || Box::new(taint_nodes::TaintNodesByCondition)),
     here("AlwaysPullImages", false, || Box::new(simple::AlwaysPullImages)),
-    later("ImagePolicyWebhook", false),
-    here("PodSecurity", true, || Box::new(pod_security::PodSecurity)),
-    later("PodNodeSelector", false),
+    configured("ImagePolicyWebhook", false, |text| Ok(Box::new(image_policy::ImagePolicyWebhook::new(text)?))),
+    configured("PodSecurity", true, |text| Ok(Box::new(pod_security::PodSecurity::new(text)?))),
+    configured("PodNodeSelector", false, |text| Ok(Box::new(pod_node_selector::PodNodeSelector::new(text)))),
     here("PodTopologyLabels", true, || Box::new(topology_labels::PodTopologyLabels)),
     here("Priority", true, || Box::new(priority::Priority)),
     here("DefaultTolerationSeconds", true, || Box::new(default_tolerations::DefaultTolerationSeconds)),
-    later("PodTolerationRestriction", false),
-    later("EventRateLimit", false),
+    configured("PodTolerationRestriction", false, |text| {
+        Ok(Box::new(pod_tolerations::PodTolerationRestriction::new(text)?))
+    }),
+    configured("EventRateLimit", false, |text| Ok(Box::new(event_rate_limit::EventRateLimit::new(text)?))),
     here("ExtendedResourceToleration", false, || Box::new(simple::ExtendedResourceToleration)),
     here("DefaultStorageClass", true, || Box::new(storage::DefaultStorageClass)),
     here("StorageObjectInUseProtection", true, || Box::new(storage::StorageObjectInUseProtection)),
@@ -157,13 +184,13 @@ const KNOWN: &[Known] = &[
     here("CertificateSubjectRestriction", true, || Box::new(certificates::CertificateSubjectRestriction)),
     here("DefaultIngressClass", true, || Box::new(ingress_class::DefaultIngressClass)),
     here("DenyServiceExternalIPs", false, || Box::new(simple::DenyServiceExternalIPs)),
-    later("NodeDeclaredFeatureValidator", true),
+    here("NodeDeclaredFeatureValidator", true, || Box::new(node_features::NodeDeclaredFeatureValidator)),
     later("PodGroupWorkloadExists", false),
     later("MutatingAdmissionPolicy", true),
     later("MutatingAdmissionWebhook", true),
     later("ValidatingAdmissionPolicy", true),
     later("ValidatingAdmissionWebhook", true),
-    here("ResourceQuota", true, || Box::new(quota::ResourceQuota)),
+    Known { name: "ResourceQuota", default_on: true, make: Make::Unconfigured(|| Box::new(quota::ResourceQuota)) },
     here("AlwaysDeny", false, || Box::new(simple::AlwaysDeny)),
 ];
 
@@ -175,8 +202,8 @@ impl Chain {
     /// The default plugins, plus `enabled`, minus `disabled`.
     ///
     /// # Errors
-    /// Names an unknown plugin, or one that is asked for and not there yet.
-    pub fn new(enabled: &[String], disabled: &[String]) -> Result<Self, String> {
+    /// Names an unknown plugin, one that is asked for and not there yet, or one whose configuration is wrong.
+    pub fn new(enabled: &[String], disabled: &[String], configurations: &Configurations) -> Result<Self, String> {
         for (flag, names) in [("enable-admission-plugins", enabled), ("disable-admission-plugins", disabled)] {
             if let Some(name) = names.iter().find(|n| !KNOWN.iter().any(|k| k.name == n.as_str())) {
                 return Err(format!("{flag} plugin {name:?} is unknown"));
@@ -195,12 +222,21 @@ impl Chain {
             if refused || !(asked || known.default_on) {
                 continue;
             }
+            let (name, text) = (known.name, configurations.of(known.name));
             match known.make {
-                Some(make) => plugins.push(make()),
-                None if asked && !known.default_on => {
-                    return Err(format!("admission plugin {:?} is not supported yet", known.name));
+                Make::Plain(make) => plugins.push(make()),
+                Make::Configured(make) => {
+                    let made = make(text).map_err(|why| format!("couldn't init admission plugin {name:?}: {why}"))?;
+                    plugins.push(made);
                 }
-                None => tracing::debug!(plugin = known.name, "admission plugin is not there yet"),
+                Make::Unconfigured(_) | Make::Later if text.is_some() => {
+                    return Err(format!("a configuration of admission plugin {name:?} is not supported yet"));
+                }
+                Make::Unconfigured(make) => plugins.push(make()),
+                Make::Later if asked && !known.default_on => {
+                    return Err(format!("admission plugin {name:?} is not supported yet"));
+                }
+                Make::Later => tracing::debug!(plugin = name, "admission plugin is not there yet"),
             }
         }
         Ok(Self(plugins))
@@ -249,6 +285,15 @@ fn joined(mut texts: Vec<String>) -> String {
     let mut seen = std::collections::BTreeSet::new();
     texts.retain(|text| seen.insert(text.clone()));
     if texts.len() == 1 { texts.remove(0) } else { format!("[{}]", texts.join(", ")) }
+}
+
+/// The namespace of the request, from the store when the cache has it not yet.
+async fn namespace(request: &Attributes<'_>) -> ApiResult<Value> {
+    let store = request.call.registry.core("namespaces")?;
+    match store.glance("", request.namespace).await? {
+        Some(found) => Ok(found.object),
+        None => Ok(store.get("", request.namespace).await?.object),
+    }
 }
 
 /// A static pod's shadow in the API.

@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use serde_json::Value;
 
-use super::{Attributes, Operation, Plugin};
+use super::{Attributes, Operation, Plugin, tolerations};
 use crate::request::ApiResult;
 
 pub(super) struct RuntimeClass;
@@ -56,14 +56,10 @@ fn merge_scheduling(request: &Attributes<'_>, pod: &mut Value, scheduling: &Valu
             _ => pod["spec"]["nodeSelector"][key] = value.clone(),
         }
     }
-    let mut tolerations = pod["spec"]["tolerations"].as_array().cloned().unwrap_or_default();
-    for toleration in scheduling["tolerations"].as_array().into_iter().flatten() {
-        if !tolerations.contains(toleration) {
-            tolerations.push(toleration.clone());
-        }
-    }
-    if !tolerations.is_empty() {
-        pod["spec"]["tolerations"] = tolerations.into();
+    let list = |holder: &Value| holder["tolerations"].as_array().cloned().unwrap_or_default();
+    let merged = tolerations::merge(&list(&pod["spec"]), &list(scheduling));
+    if !merged.is_empty() {
+        pod["spec"]["tolerations"] = merged.into();
     }
     Ok(())
 }

@@ -82,7 +82,6 @@ impl Later {
             ("tracing-config-file", self.tracing_config_file.is_some()),
             ("authorization-config", options.authorization.authorization_config.is_some()),
             ("authorization-webhook-config-file", options.authorization.authorization_webhook_config_file.is_some()),
-            ("admission-control-config-file", options.admission.admission_control_config_file.is_some()),
             ("egress-selector-config-file", options.cluster.egress_selector_config_file.is_some()),
             ("kubernetes-service-node-port", options.cluster.kubernetes_service_node_port != 0),
         ];

@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{ApiServer, Registry, edge::Edge, inflight::Inflight, registry::Backends as Stores};
 use crate::{
-    admission::Chain,
+    admission::{Chain, configuration::Configurations},
     authn::{
         Authenticator,
         keys::{SigningKey, load_public},
@@ -132,9 +132,11 @@ pub async fn build(
     let stopped = CancellationToken::new();
     let options = &config.options;
     let modes = Mode::parse_all(&options.authorization.authorization_mode).map_err(|e| anyhow!(e))?;
-    let admission =
-        Chain::new(&options.admission.enable_admission_plugins, &options.admission.disable_admission_plugins)
-            .map_err(|e| anyhow!(e))?;
+    let plugins = &options.admission;
+    let configurations = plugins.admission_control_config_file.as_deref().map(Configurations::read).transpose();
+    let configurations = configurations.map_err(|e| anyhow!(e))?.unwrap_or_default();
+    let admission = Chain::new(&plugins.enable_admission_plugins, &plugins.disable_admission_plugins, &configurations)
+        .map_err(|e| anyhow!(e))?;
     let registry = Registry::new(
         stores,
         &options.storage.etcd_prefix,

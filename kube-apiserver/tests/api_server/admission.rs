@@ -156,3 +156,45 @@ async fn versions_of_one_object() {
     assert_eq!(store["conditions"][0]["status"], "True");
     cluster.stop().await;
 }
+
+/// Plugins that are off by default or have a configuration do what it says.
+#[tokio::test(flavor = "multi_thread")]
+async fn plugins_are_configured_by_a_file() {
+    let mut cluster = Cluster::prepare();
+    let configuration = json!({"apiVersion": "apiserver.config.k8s.io/v1", "kind": "AdmissionConfiguration", "plugins": [
+        {"name": "PodSecurity", "configuration": {"apiVersion": "pod-security.admission.config.k8s.io/v1",
+            "kind": "PodSecurityConfiguration", "defaults": {"enforce": "baseline"}, "exemptions": {"namespaces": ["free"]}}},
+        {"name": "PodNodeSelector", "path": "selectors.yaml"},
+        {"name": "EventRateLimit", "configuration": {"apiVersion": "eventratelimit.admission.k8s.io/v1alpha1",
+            "kind": "Configuration", "limits": [{"type": "Server", "qps": 1, "burst": 1_000_000}]}}]});
+    std::fs::write(cluster.dir().join("admission.yaml"), configuration.to_string()).unwrap();
+    let selectors = "podNodeSelectorPluginConfig:\n  clusterDefaultNodeSelector: pool=a\n";
+    std::fs::write(cluster.dir().join("selectors.yaml"), selectors).unwrap();
+    let plugins = "NamespaceAutoProvision,PodNodeSelector,PodTolerationRestriction,EventRateLimit";
+    cluster
+        .restart_with(&[
+            "--admission-control-config-file={dir}/admission.yaml",
+            &format!("--enable-admission-plugins={plugins}"),
+        ])
+        .await;
+    let admin = cluster.admin().await;
+    for namespace in ["free", "bound"] {
+        let accounts = format!("/api/v1/namespaces/{namespace}/serviceaccounts");
+        call(&admin, "POST", &accounts, json!({"metadata": {"name": "default"}})).await;
+    }
+    let mut host = pod("host");
+    host["spec"]["hostNetwork"] = true.into();
+    host["spec"]["containers"][0]["resources"] = json!({"requests": {"cpu": "1m"}});
+    let made = call(&admin, "POST", "/api/v1/namespaces/free/pods", host.clone()).await;
+    assert_eq!(made["spec"]["nodeSelector"], json!({"pool": "a"}));
+    let tolerated = made["spec"]["tolerations"].as_array().unwrap().iter().map(|t| t["key"].as_str().unwrap());
+    assert!(tolerated.into_iter().any(|key| key == "node.kubernetes.io/memory-pressure"));
+    let (code, _, message) = refused(&admin, request("POST", "/api/v1/namespaces/bound/pods", &host)).await;
+    assert_eq!(code, 403);
+    assert!(message.contains("violates PodSecurity \"baseline:latest\": host namespaces"), "{message}");
+    let mut elsewhere = pod("elsewhere");
+    elsewhere["spec"]["nodeSelector"] = json!({"pool": "b"});
+    let (code, _, message) = refused(&admin, request("POST", "/api/v1/namespaces/bound/pods", &elsewhere)).await;
+    assert_eq!(code, 403);
+    assert!(message.ends_with("pod node label selector conflicts with its namespace node label selector"), "{message}");
+}

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use common::meta::{nodeselector::Term, tolerations};
+use common::meta::{nodeselector::Term, sysctls, tolerations};
 use k8s_openapi::api::core::v1::{Node, Pod, PodSpec};
 
 use super::{PodRecord, spec};
@@ -47,22 +47,6 @@ fn goes_before(other: &PodRecord, pod: &Pod) -> bool {
     other.status.phase.as_deref() == Some("Running") || age(&other.pod) < age(pod)
 }
 
-/// Namespaced and without effect on other pods.
-const SAFE_SYSCTLS: &[&str] = &[
-    "kernel.shm_rmid_forced",
-    "net.ipv4.ip_local_port_range",
-    "net.ipv4.tcp_syncookies",
-    "net.ipv4.ping_group_range",
-    "net.ipv4.ip_unprivileged_port_start",
-    "net.ipv4.ip_local_reserved_ports",
-    "net.ipv4.tcp_keepalive_time",
-    "net.ipv4.tcp_fin_timeout",
-    "net.ipv4.tcp_keepalive_intvl",
-    "net.ipv4.tcp_keepalive_probes",
-    "net.ipv4.tcp_rmem",
-    "net.ipv4.tcp_wmem",
-];
-
 /// A sysctl of a namespace that the pod has for itself, safe or allowed by the configuration.
 fn sysctl_allowed(spec: &PodSpec, name: &str, allowed: &[String]) -> bool {
     let name = name.replace('/', ".");
@@ -72,7 +56,7 @@ fn sysctl_allowed(spec: &PodSpec, name: &str, allowed: &[String]) -> bool {
         Some(prefix) => name.starts_with(prefix),
         None => *pattern == name,
     });
-    !shares_host && (SAFE_SYSCTLS.contains(&name.as_str()) || listed)
+    !shares_host && (sysctls::SAFE.contains(&name.as_str()) || listed)
 }
 
 /// (resource, allocatable, promised to other pods): `cpu` in thousandths, others in units.

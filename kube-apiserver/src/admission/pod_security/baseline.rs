@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use common::meta::sysctls;
 use serde_json::Value;
 
 use super::checks::{Finding, Pod, containers, found, plural, quoted, setters};
@@ -26,20 +27,6 @@ const DEFAULT_CAPABILITIES: [&str; 13] = [
     "SYS_CHROOT",
 ];
 /// In the order in which releases added them.
-const SYSCTLS: [&str; 12] = [
-    "kernel.shm_rmid_forced",
-    "net.ipv4.ip_local_port_range",
-    "net.ipv4.tcp_syncookies",
-    "net.ipv4.ping_group_range",
-    "net.ipv4.ip_unprivileged_port_start",
-    "net.ipv4.ip_local_reserved_ports",
-    "net.ipv4.tcp_keepalive_time",
-    "net.ipv4.tcp_fin_timeout",
-    "net.ipv4.tcp_keepalive_intvl",
-    "net.ipv4.tcp_keepalive_probes",
-    "net.ipv4.tcp_rmem",
-    "net.ipv4.tcp_wmem",
-];
 /// In the order in which releases added them.
 const SELINUX_TYPES: [&str; 4] = ["container_t", "container_init_t", "container_kvm_t", "container_engine_t"];
 const APP_ARMOR_ANNOTATION: &str = "container.apparmor.security.beta.kubernetes.io/";
@@ -221,7 +208,7 @@ pub(super) fn seccomp(pod: &Pod<'_>) -> Finding {
 /// `known`: how many of the sysctls the version allows.
 pub(super) fn sysctls(pod: &Pod<'_>, known: usize) -> Finding {
     let names = list_at(pod.spec, "securityContext.sysctls").iter().map(|s| str_at(s, "name"));
-    let bad: Vec<&str> = names.filter(|name| !SYSCTLS[..known].contains(name)).collect();
+    let bad: Vec<&str> = names.filter(|name| !sysctls::SAFE[..known].contains(name)).collect();
     if bad.is_empty() { None } else { found("forbidden sysctls", bad.join(", ")) }
 }
 

@@ -7,7 +7,7 @@ use common::meta::ip::sloppy_ip;
 use crate::resources::{
     checks,
     field::{ErrorList, Path},
-    value::{each, existing, int_at, is_set, list_at, same_at, set, str_at},
+    value::{at, each, existing, int_at, is_set, list_at, same_at, set, str_at, strings_at},
 };
 
 /// Keeps what a status update may not lose: the QoS class and observed generations.
@@ -36,28 +36,27 @@ pub(crate) fn prepare(new: &mut Value, old: &Value) {
 /// Rules of a change through `/status`.
 pub(crate) fn validate(new: &Value, old: &Value, errs: &mut ErrorList) {
     let path = Path::root("status");
+    let root = path.child("conditions");
+    for (i, condition) in list_at(new, "status.conditions").iter().enumerate() {
+        let (path, kind) = (root.index(i), str_at(condition, "type"));
+        generation(condition, &path, errs);
+        if !matches!(kind, "PodScheduled" | "Ready" | "Initialized") {
+            checks::qualified(kind, &path.child("Type"), errs);
+        }
+    }
+    nomination(new, old, &path, errs);
+    generation(new.get("status").unwrap_or(&Value::Null), &path, errs);
     if !same_at(new, old, "status.qosClass") {
         errs.invalid(&path.child("qosClass"), str_at(new, "status.qosClass"), "field is immutable");
     }
-    let nominated = str_at(new, "status.nominatedNodeName");
-    if !nominated.is_empty() {
-        for text in crate::resources::names::dns1123_subdomain(nominated) {
-            errs.invalid(&path.child("nominatedNodeName"), nominated, text);
-        }
+    for (list, containers) in [
+        ("containerStatuses", "spec.containers"),
+        ("initContainerStatuses", "spec.initContainers"),
+        ("ephemeralContainerStatuses", ""),
+    ] {
+        no_restart_of_terminated(new, old, (list, containers), &path.child(list), errs);
     }
-    if int_at(new, "status.observedGeneration").is_some_and(|g| g < 0) {
-        errs.invalid(
-            &path.child("observedGeneration"),
-            int_at(new, "status.observedGeneration").unwrap_or_default(),
-            "must be greater than or equal to 0",
-        );
-    }
-    let always = str_at(old, "spec.restartPolicy") == "Always";
-    for (list, checked) in [("containerStatuses", true), ("initContainerStatuses", false)] {
-        if checked {
-            no_restart_of_terminated(new, old, list, always, &path, errs);
-        }
-    }
+    claims(new, &path.child("resourceClaimStatuses"), errs);
     addresses(new, old, "podIPs", &path, errs);
     let hosts = list_at(new, "status.hostIPs");
     if let Some(first) = hosts.first().map(|entry| str_at(entry, "ip")).filter(|ip| *ip != str_at(new, "status.hostIP"))
@@ -65,34 +64,152 @@ pub(crate) fn validate(new: &Value, old: &Value, errs: &mut ErrorList) {
         errs.invalid(&path.child("hostIPs").index(0).child("ip"), first, "must be equal to `hostIP`");
     }
     addresses(new, old, "hostIPs", &path, errs);
+    container_resources(new, &path, errs);
 }
 
-/// A container that ended in a pod that restarts nothing (or only failures) may not run again.
-fn no_restart_of_terminated(new: &Value, old: &Value, list: &str, always: bool, path: &Path<'_>, errs: &mut ErrorList) {
-    if always {
+fn generation(holder: &Value, path: &Path<'_>, errs: &mut ErrorList) {
+    if let Some(generation) = int_at(holder, "observedGeneration").filter(|g| *g < 0) {
+        errs.invalid(&path.child("observedGeneration"), generation, "must be a non-negative integer");
+    }
+}
+
+/// The node that the scheduler has in mind, which no longer matters once the pod has one.
+fn nomination(new: &Value, old: &Value, path: &Path<'_>, errs: &mut ErrorList) {
+    let nominated = str_at(new, "status.nominatedNodeName");
+    if nominated.is_empty() || nominated == str_at(old, "status.nominatedNodeName") {
         return;
     }
-    let on_failure = str_at(old, "spec.restartPolicy") == "OnFailure";
-    let field = format!("status.{list}");
-    for previous in list_at(old, &field) {
-        let Some(ended) = previous.get("state").and_then(|s| s.get("terminated")).filter(|t| !t.is_null()) else {
-            continue;
-        };
-        if on_failure && int_at(ended, "exitCode") != Some(0) {
-            continue;
+    let path = path.child("nominatedNodeName");
+    checks::subdomain(nominated, &path, errs);
+    if is_set(old, "spec.nodeName") {
+        errs.forbidden(&path, "may not be set on pods that are already bound to a node");
+    }
+}
+
+/// A container that ended may run again only where the pod's or its own policy has it so.
+fn no_restart_of_terminated(new: &Value, old: &Value, lists: (&str, &str), path: &Path<'_>, errs: &mut ErrorList) {
+    let (statuses, containers) = (format!("status.{}", lists.0), list_at(old, lists.1));
+    if !lists.1.is_empty() && restarts_all(old) {
+        return;
+    }
+    for (i, previous) in list_at(old, &statuses).iter().enumerate() {
+        let Some(ended) = at(previous, "state.terminated") else { continue };
+        let same_name = |other: &&Value| str_at(other, "name") == str_at(previous, "name");
+        let runs = list_at(new, &statuses).iter().any(|c| same_name(&c) && at(c, "state.terminated").is_none());
+        let code = int_at(ended, "exitCode").unwrap_or_default();
+        let container = containers.iter().find(same_name);
+        if runs && !container.is_some_and(|container| should_restart(container, old, code)) {
+            errs.forbidden(&path.index(i).child("state"), "may not be transitioned to non-terminated state");
         }
-        let own_policy = list_at(old, "spec.containers")
-            .iter()
-            .any(|c| c.get("name") == previous.get("name") && is_set(c, "restartPolicy"));
-        let current = list_at(new, &field).iter().find(|c| c.get("name") == previous.get("name"));
-        let still_ended =
-            current.is_none_or(|c| c.get("state").and_then(|s| s.get("terminated")).is_some_and(|t| !t.is_null()));
-        if !still_ended && !own_policy {
-            errs.forbidden(
-                &path.child(list).index(0).child("state"),
-                "may not be transitioned to non-terminated state",
-            );
+    }
+}
+
+/// Whether a container's rules may restart the whole pod.
+fn restarts_all(pod: &Value) -> bool {
+    let containers = list_at(pod, "spec.containers").iter().chain(list_at(pod, "spec.initContainers"));
+    let mut rules = containers.flat_map(|container| list_at(container, "restartPolicyRules"));
+    rules.any(|rule| str_at(rule, "action") == "RestartAllContainers")
+}
+
+fn should_restart(container: &Value, pod: &Value, code: i64) -> bool {
+    let matches = |rule: &&Value| {
+        let listed = list_at(rule, "exitCodes.values").iter().any(|value| value.as_i64() == Some(code));
+        match str_at(rule, "exitCodes.operator") {
+            "In" => listed,
+            "NotIn" => !listed,
+            _ => false,
         }
+    };
+    let own = at(container, "restartPolicy").and_then(Value::as_str);
+    let rule = list_at(container, "restartPolicyRules").iter().find(matches);
+    if own.is_some() && rule.is_some_and(|rule| matches!(str_at(rule, "action"), "Restart" | "RestartAllContainers")) {
+        return true;
+    }
+    match own.unwrap_or_else(|| str_at(pod, "spec.restartPolicy")) {
+        "OnFailure" => code != 0,
+        "Never" => false,
+        _ => true,
+    }
+}
+
+/// The claims that were made for the pod.
+fn claims(pod: &Value, root: &Path<'_>, errs: &mut ErrorList) {
+    let statuses = list_at(pod, "status.resourceClaimStatuses");
+    for (i, status) in statuses.iter().enumerate() {
+        let (path, name) = (root.index(i), str_at(status, "name"));
+        if !list_at(pod, "spec.resourceClaims").iter().any(|claim| str_at(claim, "name") == name) {
+            errs.invalid(&path.child("name"), name, "must match the name of an entry in `spec.resourceClaims`");
+        }
+        if statuses[..i].iter().any(|other| str_at(other, "name") == name) {
+            errs.duplicate(&path.child("name"), name);
+        }
+        if let Some(claim) = at(status, "resourceClaimName").and_then(Value::as_str) {
+            checks::subdomain(claim, &path.child("resourceClaimName"), errs);
+        }
+    }
+}
+
+/// The health of what containers were given: only of what they ask for.
+fn container_resources(pod: &Value, path: &Path<'_>, errs: &mut ErrorList) {
+    for (list, containers) in [("containerStatuses", "containers"), ("initContainerStatuses", "initContainers")] {
+        let root = path.child(list);
+        for (i, status) in list_at(pod, &format!("status.{list}")).iter().enumerate() {
+            let container = list_at(pod, &format!("spec.{containers}"));
+            let container = container.iter().find(|c| str_at(c, "name") == str_at(status, "name"));
+            let (path, given) = (root.index(i), list_at(status, "allocatedResourcesStatus"));
+            for (j, resource) in given.iter().enumerate() {
+                allocated(resource, container, &path.child("allocatedResourcesStatus").index(j), errs);
+            }
+        }
+    }
+    let root = path.child("ephemeralContainerStatuses");
+    for (i, status) in list_at(pod, "status.ephemeralContainerStatuses").iter().enumerate() {
+        if is_set(status, "allocatedResourcesStatus") {
+            let path = root.index(i);
+            errs.forbidden(&path.child("allocatedResourcesStatus"), "must not be specified in container status");
+        }
+    }
+}
+
+fn allocated(resource: &Value, container: Option<&Value>, path: &Path<'_>, errs: &mut ErrorList) {
+    const LONGEST: usize = 1024;
+    let name = str_at(resource, "name");
+    let (known, told) = match name.strip_prefix("claim:") {
+        Some(claim) => (
+            container.is_none_or(|c| list_at(c, "resources.claims").iter().any(|own| claim_name(own) == claim)),
+            "must match one of the container's resource claims in a format 'claim:<claimName>/<request>' or 'claim:<claimName>' if request is empty",
+        ),
+        None => (
+            container.is_none_or(|c| strings_at(c, "resources.requests").any(|(own, _)| own == name)),
+            "must match one of the container's resource requests",
+        ),
+    };
+    if !known {
+        errs.invalid(&path.child("name"), name, told);
+    }
+    let root = path.child("resources");
+    let resources = list_at(resource, "resources");
+    for (k, one) in resources.iter().enumerate() {
+        let (path, health, id) = (root.index(k), str_at(one, "health"), str_at(one, "resourceID"));
+        if !matches!(health, "Healthy" | "Unhealthy" | "Unknown") {
+            errs.not_supported(&path.child("health"), health, &["Healthy", "Unhealthy", "Unknown"]);
+        }
+        match at(one, "message").and_then(Value::as_str) {
+            Some("") => errs.required(&path.child("message"), "must be non-empty if specified"),
+            Some(text) if text.len() > LONGEST => errs.too_long(&path.child("message"), LONGEST),
+            _ => {}
+        }
+        if resources[..k].iter().any(|other| str_at(other, "resourceID") == id) {
+            errs.duplicate(&path.child("resourceID"), id);
+        }
+    }
+}
+
+/// `name/request`, or the name alone.
+fn claim_name(claim: &Value) -> String {
+    match (str_at(claim, "name"), str_at(claim, "request")) {
+        (name, "") => name.to_owned(),
+        (name, request) => format!("{name}/{request}"),
     }
 }
 

@@ -188,3 +188,48 @@ fn stateful_sets() {
         ["spec.revisionHistoryLimit: a negative value retains all historical revisions; a value >= 0 is recommended"]
     );
 }
+
+#[test]
+fn pod_status() {
+    let base = json!({"spec": {"nodeName": "n", "restartPolicy": "Never", "containers": [{"name": "c", "image": "i"}]},
+        "status": {"qosClass": "BestEffort", "containerStatuses": [{"name": "c", "state": {"terminated": {"exitCode": 1}}}]}});
+    let tell = |pointer: &str, value: Value| update("", "pods", Some("status"), &base, &with(&base, pointer, &value)).0;
+    let running = json!([{"name": "c", "state": {"running": {}}}]);
+    assert_eq!(
+        tell("/status/containerStatuses", running.clone()),
+        ["status.containerStatuses[0].state: Forbidden: may not be transitioned to non-terminated state"]
+    );
+    let own = with(&base, "/spec/containers/0/restartPolicy", &json!("OnFailure"));
+    let again = with(&own, "/status/containerStatuses", &running);
+    assert_eq!(update("", "pods", Some("status"), &own, &again).0, Vec::<String>::new(), "its own policy restarts it");
+    assert_eq!(
+        tell("/status/nominatedNodeName", json!("m")),
+        ["status.nominatedNodeName: Forbidden: may not be set on pods that are already bound to a node"]
+    );
+    assert_eq!(
+        tell("/status/hostIPs", json!([{"ip": "10.0.0.1"}])),
+        ["status.hostIPs[0].ip: Invalid value: \"10.0.0.1\": must be equal to `hostIP`"]
+    );
+    assert_eq!(
+        tell("/status/podIPs", json!([{"ip": "10.0.0.1"}, {"ip": "10.0.0.2"}])),
+        [
+            "status.podIPs: Invalid value: [{\"IP\":\"10.0.0.1\"},{\"IP\":\"10.0.0.2\"}]: may specify no more than one IP for each IP family"
+        ]
+    );
+    assert_eq!(
+        tell("/status/resourceClaimStatuses", json!([{"name": "x"}])),
+        [
+            "status.resourceClaimStatuses[0].name: Invalid value: \"x\": must match the name of an entry in `spec.resourceClaims`"
+        ]
+    );
+    let health = json!([{"name": "c", "state": {"terminated": {"exitCode": 1}},
+        "allocatedResourcesStatus": [{"name": "claim:a", "resources": [{"resourceID": "r", "health": "x"}]}]}]);
+    let told = tell("/status/containerStatuses", health);
+    assert!(
+        told[0].starts_with(
+            "status.containerStatuses[0].allocatedResourcesStatus[0].name: Invalid value: \"claim:a\": must match one"
+        ),
+        "{told:?}"
+    );
+    assert!(told[1].ends_with("supported values: \"Healthy\", \"Unhealthy\", \"Unknown\""), "{told:?}");
+}
