@@ -121,6 +121,16 @@ pub fn canonical_cidr(text: &str) -> Vec<String> {
     }
 }
 
+/// What is wrong with an address and the prefix of its network, as interfaces have them.
+pub fn interface_address(text: &str) -> Vec<String> {
+    let Some(cidr) = Cidr::sloppy(text) else {
+        return vec!["must be a valid address in CIDR form, (e.g. 10.9.8.7/24 or 2001:db8::1/64)".to_owned()];
+    };
+    let bits = if is_mapped(cidr.addr) { cidr.bits.saturating_sub(96) } else { cidr.bits };
+    let canonical = format!("{}/{bits}", unmapped(cidr.addr));
+    if canonical == text { Vec::new() } else { vec![format!("must be in canonical form (\"{canonical}\")")] }
+}
+
 /// Warns of an address that new objects should not have; `field` is its path.
 pub fn ip_warning(field: impl std::fmt::Display, text: &str) -> Option<String> {
     let ip = sloppy_ip(text)?;

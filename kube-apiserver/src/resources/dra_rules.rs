@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 use super::{
-    checks,
+    checks, dra_devices,
     field::{ErrorList, Path},
     metadata, names,
     pod::scheduling,
@@ -19,18 +19,19 @@ const MAX_REQUESTS: usize = 32;
 const MAX_CHOICES: usize = 8;
 const MAX_RESERVED: usize = 256;
 const MAX_EXPRESSION: usize = 10 * 1024;
-const MAX_PARAMETERS: usize = 10 * 1024;
+pub(super) const MAX_PARAMETERS: usize = 10 * 1024;
 const MAX_DEVICES: usize = 128;
 /// With taints, counters or list attributes devices take more room.
 const MAX_ADVANCED_DEVICES: usize = 64;
 const MAX_FACTS: usize = 32;
 const MAX_TAINTS: usize = 16;
 const MAX_COUNTER_SETS: usize = 8;
+const MAX_CONSUMPTIONS: usize = 2;
 
 type Names<'a> = BTreeMap<&'a str, Vec<&'a str>>;
 
 /// Every item of a bounded list; too long a list is not looked into.
-fn each(
+pub(super) fn each(
     holder: &Value,
     field: &str,
     max: usize,
@@ -49,7 +50,7 @@ fn each(
 }
 
 /// As [`each`], and no two items with the same key.
-fn each_once(
+pub(super) fn each_once(
     holder: &Value,
     field: &str,
     (max, key): (usize, fn(&Value) -> String),
@@ -263,6 +264,7 @@ fn claim_status(new: &Value, old: &Value, errs: &mut ErrorList) {
             }
         }
     });
+    dra_devices::statuses(status, &STATUS, errs);
     let reserved = list_at(status, "reservedFor");
     let allocation = at(status, "allocation");
     if !reserved.is_empty() && allocation.is_none() {
@@ -307,7 +309,7 @@ fn allocation(allocation: &Value, names: &Names<'_>, path: &Path<'_>, errs: &mut
     }
 }
 
-fn pool_name(name: &str, path: &Path<'_>, errs: &mut ErrorList) {
+pub(super) fn pool_name(name: &str, path: &Path<'_>, errs: &mut ErrorList) {
     if name.is_empty() {
         errs.required(path, "");
         return;
@@ -430,22 +432,19 @@ fn device(device: &Value, old: Option<&Value>, per_device: bool, path: &Path<'_>
         errs.invalid(path, facts, format!("the total number of attributes and capacities must not exceed {MAX_FACTS}"));
     }
     for map in ["attributes", "capacity"] {
-        for key in map_at(device, map).into_iter().flatten().map(|(key, _)| key) {
-            qualified(key, false, &path.child(map).key(key), errs);
-        }
-    }
-    for (key, value) in map_at(device, "attributes").into_iter().flatten() {
-        let count = value.as_object().map_or(0, |v| v.values().filter(|v| !v.is_null()).count());
-        let (root, one) = (path.child("attributes"), "exactly one value must be specified");
-        match count {
-            0 => errs.required(&root.key(key), one),
-            1 => {}
-            _ => errs.invalid(&root.key(key), value.clone(), one),
+        let root = path.child(map);
+        for (key, value) in map_at(device, map).into_iter().flatten() {
+            qualified(key, false, &root.key(key), errs);
+            if map == "attributes" {
+                dra_devices::attribute(value, &root.key(key), errs);
+            }
         }
     }
     if old.is_none_or(|old| !same_at(old, device, "taints")) {
         each(device, "taints", MAX_TAINTS, path, errs, taint);
     }
+    let set: fn(&Value) -> String = |consumption| str_at(consumption, "counterSet").to_owned();
+    each_once(device, "consumesCounters", (MAX_CONSUMPTIONS, set), path, errs, dra_devices::consumption);
     let ways = ["nodeName", "nodeSelector", "allNodes"];
     if per_device {
         nodes(device, &ways, path, errs);
@@ -513,7 +512,7 @@ mod tests {
             [
                 "spec: Invalid value",
                 "spec.devices[0].attributes[1x]: Invalid value",
-                "spec.devices[0].attributes[1x]: Required value",
+                "spec.devices[0].attributes[1x]: Invalid value",
                 "spec.devices[0]: Invalid value",
             ]
         );

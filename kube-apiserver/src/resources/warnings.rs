@@ -1,5 +1,6 @@
 //! What writers are told about their objects though they are accepted; pods and networks have their own files.
 
+use base64::{Engine as _, prelude::BASE64_STANDARD};
 use serde_json::Value;
 
 use super::{
@@ -180,6 +181,18 @@ pub(crate) fn driver(obj: &Value, old: Option<&Value>) -> Vec<String> {
 pub(crate) fn runtime_class(obj: &Value) -> Vec<String> {
     let labels = strings_at(obj, "scheduling.nodeSelector");
     labels.filter_map(|(key, _)| outdated(key)).map(|text| format!("scheduling.nodeSelector: {text}")).collect()
+}
+
+/// Secrets with a certificate and its key.
+pub(crate) fn secret(obj: &Value) -> Vec<String> {
+    if str_at(obj, "type") != "kubernetes.io/tls" {
+        return Vec::new();
+    }
+    let part = |key: &str| {
+        let text = at(obj, "data").and_then(|data| data.get(key)).and_then(Value::as_str);
+        BASE64_STANDARD.decode(text.unwrap_or_default()).unwrap_or_default()
+    };
+    super::key_pairs::complaint(&part("tls.crt"), &part("tls.key")).into_iter().collect()
 }
 
 /// ServiceAccounts.

@@ -32,6 +32,7 @@ pub(crate) const RULES: &[Rules] = &[
     Rules {
         resource: "secrets",
         kind: "Secret",
+        warnings: |obj, _, _| crate::resources::warnings::secret(obj),
         defaults: secret_defaults,
         prepare_update: |new, old, _, _| {
             if str_at(new, "type").is_empty() {
