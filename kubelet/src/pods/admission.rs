@@ -148,13 +148,11 @@ fn check(pod: &Pod, capacity: &Capacity<'_>) -> Result<(), (String, String)> {
             return Err((format!("OutOf{name}"), message));
         }
     }
-    if let Some(node) = capacity.node.filter(|_| !spec::is_static(pod)) {
-        if !affine(spec, node) {
-            return Err((
-                "NodeAffinity".into(),
-                "Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector".into(),
-            ));
-        }
+    if capacity.node.is_some_and(|node| !spec::is_static(pod) && !affine(spec, node)) {
+        return Err((
+            "NodeAffinity".into(),
+            "Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector".into(),
+        ));
     }
     if host_ports(spec).any(|port| port_taken(port, &capacity.host_ports)) {
         return Err((
