@@ -35,7 +35,8 @@ if [ ${#missing[@]} -gt 0 ]; then
         { tail -5 "$out/apt.log" >&2; die "apt-get install failed"; }
 fi
 
-kubectl_is_current() { "$1" version --client 2>/dev/null | grep -q 'Client Version: v1\.36\.'; }
+# Not a pipe to `grep -q`: that may end before kubectl has said all, and with pipefail the broken pipe counts.
+kubectl_is_current() { [[ "$("$1" version --client 2>/dev/null)" == *"Client Version: v1.36."* ]]; }
 if ! kubectl_is_current "$out/kubectl"; then
     if command -v kubectl >/dev/null && kubectl_is_current "$(command -v kubectl)"; then
         ln -sfn "$(command -v kubectl)" "$out/kubectl"
