@@ -15,8 +15,8 @@ use bytes::Bytes;
 use kube_apiserver::storage::{
     Store, StoreError,
     cache::{
-        CacheOptions, FieldExtractor, FieldRequirement, ListQuery, ResourceCache, ResourceSpec, ResourceVersion,
-        Selection, WatchFrom, WatchItem, WatchQuery,
+        CacheOptions, FieldExtractor, FieldRequirement, ListQuery, Outline, ResourceCache, ResourceSpec,
+        ResourceVersion, Selectable, Selection, WatchFrom, WatchItem, WatchQuery,
     },
     codec::{Codec, StorageMediaType},
     embedded::{self, EmbeddedOptions},
@@ -109,7 +109,7 @@ fn pod(number: usize, round: usize) -> Bytes {
 }
 
 fn cache_of(store: &Arc<dyn Store>, prefix: &str) -> ResourceCache {
-    let fields: FieldExtractor = Arc::new(|tree| {
+    let extract: FieldExtractor = Arc::new(|tree| {
         vec![("spec.nodeName".into(), tree["spec"]["nodeName"].as_str().unwrap_or_default().to_owned())]
     });
     let pods = common::api::catalog().by_plural("", "v1", "pods");
@@ -118,7 +118,7 @@ fn cache_of(store: &Arc<dyn Store>, prefix: &str) -> ResourceCache {
         resource: "pods".into(),
         prefix: prefix.to_owned(),
         namespaced: true,
-        fields: Some(fields),
+        fields: Some(Selectable { outline: Outline::of(["spec.nodeName"]), extract }),
         codec,
     };
     ResourceCache::new(store.clone(), spec, CacheOptions::default(), CancellationToken::new())

@@ -83,6 +83,16 @@ pub(crate) async fn cluster_ca(connection: &ClientConnection) -> Option<String> 
     Some(certificates.into_iter().map(encode).collect())
 }
 
+/// The connection flags for what all controllers send over one client: each of upstream's has the rate to itself, and
+/// so have its shared informers and its requests for tokens. At the start, the latter alone are some hundred.
+pub(crate) fn shared(connection: &ClientConnection) -> ClientConnection {
+    ClientConnection {
+        kube_api_qps: connection.kube_api_qps * 10.0,
+        kube_api_burst: connection.kube_api_burst.saturating_mul(10),
+        ..connection.clone()
+    }
+}
+
 /// The server of the kubeconfig, without its user.
 async fn anonymous(connection: &ClientConnection) -> anyhow::Result<Client> {
     let mut config = load(connection).await?;
@@ -90,13 +100,7 @@ async fn anonymous(connection: &ClientConnection) -> anyhow::Result<Client> {
         config.cluster_url = master.parse()?;
     }
     config.auth_info = AuthInfo::default();
-    // Each controller has upstream's rate to itself; here they share a connection, so the sum of it.
-    let connection = ClientConnection {
-        kube_api_qps: connection.kube_api_qps * 10.0,
-        kube_api_burst: connection.kube_api_burst.saturating_mul(10),
-        ..connection.clone()
-    };
-    Ok(from_config(config, &connection, "kube-controller-manager")?)
+    Ok(from_config(config, connection, "kube-controller-manager")?)
 }
 
 #[derive(Clone)]

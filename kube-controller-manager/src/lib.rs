@@ -41,9 +41,10 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> anyhow::Resul
         }
         None => true,
     });
-    let plane = ControlPlane::connect(NAME, &generic.client, &generic.election).await?;
+    let connection = clients::shared(&generic.client);
+    let plane = ControlPlane::connect(NAME, &connection, &generic.election).await?;
     let per_controller = generic.use_service_account_credentials;
-    let clients = Clients::new(plane.client.clone(), &generic.client, per_controller).await?;
+    let clients = Clients::new(plane.client.clone(), &connection, per_controller).await?;
     let cluster_ca = clients::cluster_ca(&generic.client).await.unwrap_or_default();
     let (client, health) = (plane.client.clone(), plane.health.clone());
     let host = plane.identity().split('_').next().unwrap_or_default().to_owned();

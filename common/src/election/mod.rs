@@ -176,6 +176,26 @@ fn validate(flags: &LeaderElection) -> anyhow::Result<()> {
 
 const JITTER: f64 = 1.2;
 
+/// The pause after the first failed attempt: an API server that has only just started can answer the next one.
+const FIRST_RETRY: Duration = Duration::from_millis(100);
+
+/// How long to wait, before jitter, after so many attempts in a row that failed (none: somebody else leads).
+fn retry_after(failures: u32, period: Duration) -> Duration {
+    match failures {
+        0 => period,
+        n => period.min(FIRST_RETRY.saturating_mul(1 << (n - 1).min(16))),
+    }
+}
+
+/// What came of one attempt to take or renew the lease.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Attempt {
+    Leading,
+    /// Somebody else leads.
+    Held,
+    Failed,
+}
+
 fn master_status(name: &str, value: f64) {
     static GAUGE: OnceLock<Option<GaugeVec>> = OnceLock::new();
     let help = "Gauge of if the reporting system is master of the relevant lease, 0 indicates backup, 1 indicates master. 'name' is the string used to identify the lease. Please make sure to group by name.";
@@ -239,16 +259,21 @@ impl Elector {
 
     /// Tries until we lead; false when cancelled before.
     async fn acquire(&mut self, shutdown: &CancellationToken) -> bool {
+        let mut failures = 0;
         loop {
             let attempt = tokio::time::timeout(self.renew_deadline, self.acquire_or_renew());
             tokio::select! {
                 () = shutdown.cancelled() => return false,
-                outcome = attempt => if matches!(outcome, Ok(true)) {
-                    self.watchdog.set(Some(Instant::now()));
-                    return true;
+                outcome = attempt => match outcome.unwrap_or(Attempt::Failed) {
+                    Attempt::Leading => {
+                        self.watchdog.set(Some(Instant::now()));
+                        return true;
+                    }
+                    Attempt::Held => failures = 0,
+                    Attempt::Failed => failures += 1,
                 },
             }
-            let pause = self.retry_period.mul_f64(1.0 + rand::random_range(0.0..JITTER));
+            let pause = retry_after(failures, self.retry_period).mul_f64(1.0 + rand::random_range(0.0..JITTER));
             tokio::select! {
                 () = shutdown.cancelled() => return false,
                 () = tokio::time::sleep(pause) => {}
@@ -265,7 +290,7 @@ impl Elector {
                 () = tokio::time::sleep(self.retry_period) => {}
             }
             match tokio::time::timeout_at(deadline, self.acquire_or_renew()).await {
-                Ok(true) => {
+                Ok(Attempt::Leading) => {
                     self.watchdog.set(Some(Instant::now()));
                     deadline = Instant::now() + self.renew_deadline;
                 }
@@ -277,9 +302,10 @@ impl Elector {
         }
     }
 
-    async fn acquire_or_renew(&mut self) -> bool {
+    async fn acquire_or_renew(&mut self) -> Attempt {
         match self.try_once().await {
-            Ok(leading) => leading,
+            Ok(true) => Attempt::Leading,
+            Ok(false) => Attempt::Held,
             Err(error) => {
                 // Another writer may have been faster: look at the lease afresh next time.
                 tracing::warn!(
@@ -287,7 +313,7 @@ impl Elector {
                     error = crate::client::brief(&crate::client::causes(&error)),
                     "failed to acquire or renew lease"
                 );
-                false
+                Attempt::Failed
             }
         }
     }
@@ -386,6 +412,13 @@ mod tests {
 
     fn spec(holder: &str) -> LeaseSpec {
         next_spec(None, holder, Duration::from_secs(15), Timestamp::UNIX_EPOCH)
+    }
+
+    #[test]
+    fn failures_are_retried_soon_and_then_ever_later() {
+        let period = Duration::from_secs(2);
+        let pauses = [0, 1, 2, 3, 5, 6, 1000].map(|failures| retry_after(failures, period).as_millis());
+        assert_eq!(pauses, [2000, 100, 200, 400, 1600, 2000, 2000]);
     }
 
     #[test]

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::cache::{Informer, InformerOptions, Object, object_key};
 
-const BACKOFF_MIN: Duration = Duration::from_millis(200);
+const BACKOFF_MIN: Duration = Duration::from_millis(50);
 const BACKOFF_MAX: Duration = Duration::from_secs(10);
 
 type RunFn = Box<dyn FnOnce(kube::Client, CancellationToken) -> BoxFuture<'static, ()> + Send>;

@@ -5,11 +5,12 @@
 
 use std::collections::{HashMap, HashSet};
 
+use bytes::Bytes;
 use parking_lot::RwLock;
 use serde_json::Value;
 
 use super::{Attributes, rules::Rule};
-use crate::authn::User;
+use crate::{authn::User, storage::cache::without_managers};
 
 /// The resources that the graph follows: (group, resource).
 pub const RESOURCES: [(&str, &str); 3] =
@@ -20,11 +21,23 @@ type Key = (&'static str, String, String);
 
 #[derive(Default)]
 struct Graph {
-    pods: HashMap<(String, String), (String, Vec<Key>)>,
+    pods: HashMap<PodName, Pod>,
+    /// Pods of each node that have changed since it last asked for something, in JSON. Most servers are asked by few
+    /// nodes, and when they start by none.
+    unread: HashMap<String, HashMap<PodName, Bytes>>,
     /// What pods refer to -> nodes -> how often.
     edges: HashMap<Key, HashMap<String, usize>>,
     volumes: HashMap<String, Volume>,
     attachments: HashMap<String, String>,
+}
+
+/// Namespace and name.
+type PodName = (String, String);
+
+struct Pod {
+    node: String,
+    /// What it refers to, as far as it is read.
+    refs: Vec<Key>,
 }
 
 struct Volume {
@@ -51,11 +64,16 @@ impl NodeAuthorizer {
         Self { graph: RwLock::default(), rules }
     }
 
-    /// Takes over the current state of an object; `None` when it is gone.
-    pub fn apply(&self, resource: &str, namespace: &str, name: &str, object: Option<&Value>) {
+    /// Takes over the current state of a pod, which is on a node (none: not yet) and is read when that node asks for
+    /// something; `None` when it is gone.
+    pub fn apply_pod(&self, namespace: &str, name: &str, pod: Option<(&str, Bytes)>) {
+        self.graph.write().set_pod((namespace.to_owned(), name.to_owned()), pod);
+    }
+
+    /// Takes over the current state of a volume or attachment; `None` when it is gone.
+    pub fn apply(&self, resource: &str, name: &str, object: Option<&Value>) {
         let mut graph = self.graph.write();
         match resource {
-            "pods" => graph.set_pod(namespace, name, object),
             "persistentvolumes" => {
                 match object {
                     Some(object) => graph.volumes.insert(name.to_owned(), volume(object)),
@@ -110,6 +128,9 @@ impl NodeAuthorizer {
     fn related(&self, node: &str, resource: &'static str, request: &Attributes<'_>) -> Result<(), String> {
         if request.name.is_empty() {
             return Err("No Object name found".to_owned());
+        }
+        if self.graph.read().unread.contains_key(node) {
+            self.graph.write().read(node);
         }
         if self.graph.read().reaches(node, resource, request.namespace, request.name) {
             return Ok(());
@@ -215,20 +236,33 @@ fn own_node(node: &str, request: &Attributes<'_>) -> Result<(), String> {
 }
 
 impl Graph {
-    fn set_pod(&mut self, namespace: &str, name: &str, object: Option<&Value>) {
-        let key = (namespace.to_owned(), name.to_owned());
-        if let Some((node, refs)) = self.pods.remove(&key) {
+    fn set_pod(&mut self, name: PodName, pod: Option<(&str, Bytes)>) {
+        if let Some(Pod { node, refs }) = self.pods.remove(&name) {
             for reference in refs {
                 self.unlink(&reference, &node);
             }
+            if let Some(unread) = self.unread.get_mut(&node) {
+                unread.remove(&name);
+            }
         }
-        let Some(object) = object else { return };
-        let Some(node) = object["spec"]["nodeName"].as_str().filter(|n| !n.is_empty()) else { return };
-        let refs = references(namespace, name, object);
-        for reference in &refs {
-            *self.edges.entry(reference.clone()).or_default().entry(node.to_owned()).or_default() += 1;
+        let Some((node, json)) = pod.filter(|(node, _)| !node.is_empty()) else { return };
+        self.unread.entry(node.to_owned()).or_default().insert(name.clone(), json);
+        self.pods.insert(name, Pod { node: node.to_owned(), refs: Vec::new() });
+    }
+
+    /// Reads what has changed on a node.
+    fn read(&mut self, node: &str) {
+        for (name, json) in self.unread.remove(node).unwrap_or_default() {
+            // The cache has read it before; what it cannot read never comes here.
+            let Ok(object) = without_managers(&json) else { continue };
+            let refs = references(&name.0, &name.1, &object);
+            for reference in &refs {
+                *self.edges.entry(reference.clone()).or_default().entry(node.to_owned()).or_default() += 1;
+            }
+            if let Some(pod) = self.pods.get_mut(&name) {
+                pod.refs = refs;
+            }
         }
-        self.pods.insert(key, (node.to_owned(), refs));
     }
 
     fn unlink(&mut self, reference: &Key, node: &str) {
@@ -349,12 +383,13 @@ mod tests {
     #[test]
     fn nodes_read_what_their_pods_use() {
         let authorizer = NodeAuthorizer::new(Vec::new());
-        let pod = json!({"metadata": {}, "spec": {"nodeName": "n1", "serviceAccountName": "sa",
+        let pod = json!({"metadata": {}, "spec": { "serviceAccountName": "sa",
             "volumes": [{"name": "a", "secret": {"secretName": "s"}}, {"name": "d", "persistentVolumeClaim": {"claimName": "c"}}],
             "containers": [{"envFrom": [{"configMapRef": {"name": "cm"}}]}]}});
-        authorizer.apply("pods", "ns", "p", Some(&pod));
+        let json = || Bytes::from(pod.to_string());
+        authorizer.apply_pod("ns", "p", Some(("n1", json())));
         let pv = json!({"spec": {"claimRef": {"namespace": "ns", "name": "c"}, "csi": {"nodeStageSecretRef": {"name": "st", "namespace": "kube-system"}}}});
-        authorizer.apply("persistentvolumes", "", "pv", Some(&pv));
+        authorizer.apply("persistentvolumes", "pv", Some(&pv));
         let node = |name: &str| User {
             name: format!("system:node:{name}"),
             groups: vec!["system:nodes".into()],
@@ -377,17 +412,25 @@ mod tests {
             assert!(!ask(&two, resource, namespace, name), "{resource} {name}");
         }
         assert!(!ask(&one, "secrets", "ns", "other"));
-        authorizer.apply("pods", "ns", "p", None);
+        authorizer.apply_pod("ns", "p", None);
         assert!(!ask(&one, "secrets", "ns", "s"));
+        // Twice before anybody asks, and once more after: it counts once.
+        authorizer.apply_pod("ns", "p", Some(("n1", json())));
+        authorizer.apply_pod("ns", "p", Some(("n2", json())));
+        assert!(!ask(&one, "secrets", "ns", "s") && ask(&two, "secrets", "ns", "s"));
+        authorizer.apply_pod("ns", "p", Some(("n2", json())));
+        assert!(ask(&two, "secrets", "ns", "s"));
+        authorizer.apply_pod("ns", "p", Some(("n2", Bytes::from("{}"))));
+        assert!(!ask(&two, "secrets", "ns", "s") && ask(&two, "pods", "ns", "p"));
         assert!(ask(&one, "nodes", "", "n1") && !ask(&one, "nodes", "", "n2"));
     }
 
     #[test]
     fn mirror_pods_grant_nothing() {
         let authorizer = NodeAuthorizer::new(Vec::new());
-        let pod = json!({"metadata": {"annotations": {"kubernetes.io/config.mirror": "x"}}, "spec": {"nodeName": "n1",
+        let pod = json!({"metadata": {"annotations": {"kubernetes.io/config.mirror": "x"}}, "spec": {
             "volumes": [{"name": "a", "secret": {"secretName": "s"}}]}});
-        authorizer.apply("pods", "ns", "p", Some(&pod));
+        authorizer.apply_pod("ns", "p", Some(("n1", Bytes::from(pod.to_string()))));
         let user = User { name: "system:node:n1".into(), groups: vec!["system:nodes".into()], ..User::default() };
         let mut request = Attributes::resource(&user, "get", ("", "secrets"), "ns", "s");
         assert!(authorizer.authorize(&request).is_err());

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use futures::future::try_join_all;
 use serde_json::json;
 
 use super::ensure::ensure as ensure_object;
@@ -12,8 +13,8 @@ use crate::{request::ApiResult, server::ApiServer};
 /// # Errors
 /// The store is unavailable.
 pub async fn ensure(server: Arc<ApiServer>) -> ApiResult<()> {
-    for name in ["default", "kube-system", "kube-public", "kube-node-lease"] {
-        ensure_object(&server, "", "namespaces", json!({"metadata": {"name": name}})).await?;
-    }
+    let names = ["default", "kube-system", "kube-public", "kube-node-lease"];
+    let objects = names.map(|name| json!({"metadata": {"name": name}}));
+    try_join_all(objects.map(|object| ensure_object(&server, "", "namespaces", object))).await?;
     Ok(())
 }

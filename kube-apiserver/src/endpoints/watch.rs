@@ -1,15 +1,15 @@
 //! WATCH: frames that were encoded once for all watchers, followed until the time is up.
 
-use std::time::Duration;
+use std::{pin::Pin, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use common::wire;
-use futures::{SinkExt, StreamExt, stream};
+use futures::{SinkExt, StreamExt, future::BoxFuture, stream};
 use http::Response;
 use hyper::upgrade::OnUpgrade;
 use rand::RngExt;
 use serde_json::{Value, json};
-use tokio::time::Instant;
+use tokio::time::{Instant, Sleep};
 use tokio_tungstenite::tungstenite::Message;
 
 use super::{Target, convert, output};
@@ -298,7 +298,15 @@ fn frames(
     deadline: Instant,
     seat: Option<Occupied>,
 ) -> impl futures::Stream<Item = Result<Bytes, BoxError>> + Send + 'static {
-    let sending = Sending { watcher, shape, seat, last: None };
+    let (server, share) = (std::sync::Arc::clone(&shape.server), shape.share);
+    let sending = Sending {
+        watcher,
+        shape,
+        seat,
+        deadline: Box::pin(tokio::time::sleep_until(deadline)),
+        must_end: Box::pin(async move { server.watch_must_end(share).await }),
+        last: None,
+    };
     stream::unfold(Some(sending), move |sending| async move {
         let mut sending = sending?;
         if let Some(last) = sending.last.take() {
@@ -308,9 +316,12 @@ fn frames(
         if !sending.watcher.is_initializing() {
             sending.seat = None;
         }
+        // In this order: a watch that always has an event to send ends as well.
         let item = tokio::select! {
-            item = tokio::time::timeout_at(deadline, sending.watcher.next()) => item.ok()??,
-            () = sending.shape.server.watch_must_end(sending.shape.share) => return None,
+            biased;
+            () = &mut sending.must_end => return None,
+            () = &mut sending.deadline => return None,
+            item = sending.watcher.next() => item?,
         };
         match sending.chunk(item) {
             Some(chunk) => Some((Ok(chunk), Some(sending))),
@@ -324,6 +335,9 @@ struct Sending {
     watcher: Watcher,
     shape: Shape,
     seat: Option<Occupied>,
+    /// Both last as long as the watch, so that an event costs neither a timer nor a place in a queue.
+    deadline: Pin<Box<Sleep>>,
+    must_end: BoxFuture<'static, ()>,
     /// What ends the stream, once everything before it is sent.
     last: Option<ApiResult<Bytes>>,
 }

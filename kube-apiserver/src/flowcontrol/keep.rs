@@ -8,6 +8,7 @@ use std::{
 };
 
 use async_trait::async_trait;
+use futures::future::try_join_all;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use tokio::{sync::Notify, time::Instant};
@@ -56,9 +57,7 @@ async fn ensure_all(server: &ApiServer) -> ApiResult<()> {
         (LEVELS, true, defaults::mandatory_levels()),
         (SCHEMAS, true, defaults::mandatory_schemas()),
     ] {
-        for object in objects {
-            ensure_one(server, resource, mandatory, object).await?;
-        }
+        try_join_all(objects.into_iter().map(|object| ensure_one(server, resource, mandatory, object))).await?;
     }
     for (resource, wanted) in [
         (SCHEMAS, [defaults::mandatory_schemas(), defaults::suggested_schemas()].concat()),

@@ -105,6 +105,8 @@ pub trait Strategy: Send + Sync {
     fn validate_update(&self, new: &Value, old: &Value, sub: Option<&str>) -> ErrorList;
     /// The selectable fields of this object, `metadata.name` and `metadata.namespace` included.
     fn fields(&self, obj: &Value) -> Vec<(&'static str, String)>;
+    /// The dotted paths of the members that [`Strategy::fields`] looks at.
+    fn read_for_fields(&self) -> Vec<&'static str>;
     /// The labels that a field selector may name, `metadata.name` and `metadata.namespace` included.
     fn field_labels(&self) -> &'static [&'static str];
     /// Decides how a delete proceeds. `requested` is `gracePeriodSeconds` of the delete options.

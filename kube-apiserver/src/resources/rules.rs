@@ -41,6 +41,8 @@ pub(crate) struct Rules {
     pub validate_update: fn(&Value, &Value, Option<&str>, &mut ErrorList),
     pub fields: &'static [Selectable],
     pub field_labels: &'static [&'static str],
+    /// What selectable fields are read from where their labels are no such paths.
+    pub also_read: &'static [&'static str],
     pub graceful_delete: Option<fn(&Value, Option<i64>) -> Deletion>,
     /// Of the object, given the old one and the subresource of an update.
     pub warnings: fn(&Value, Option<&Value>, Option<&str>) -> Vec<String>,
@@ -68,6 +70,7 @@ impl Rules {
         validate_update: |_, _, _, _| {},
         fields: &[],
         field_labels: &["metadata.name", "metadata.namespace"],
+        also_read: &[],
         graceful_delete: None,
         warnings: |_, _, _| Vec::new(),
         columns: super::table::NAME_CREATED,
@@ -171,6 +174,15 @@ impl Strategy for Rules {
         }
         fields.extend(self.fields.iter().map(|(label, read)| (*label, read(obj))));
         fields
+    }
+
+    fn read_for_fields(&self) -> Vec<&'static str> {
+        let labels = self.fields.iter().map(|(label, _)| *label);
+        ["metadata.name", "metadata.namespace"]
+            .into_iter()
+            .chain(labels)
+            .chain(self.also_read.iter().copied())
+            .collect()
     }
 
     fn field_labels(&self) -> &'static [&'static str] {

@@ -3,17 +3,58 @@
 use std::{sync::Arc, time::Duration};
 
 use serde_json::Value;
+use tokio::sync::watch;
 
 use super::ApiServer;
 use crate::{
     authz::{Mode, node, rbac},
-    storage::cache::{CachedObject, EventKind, Selection, WatchFrom, WatchItem, WatchQuery, without_managers},
+    request::ApiResult,
+    storage::{
+        Revision,
+        cache::{CachedObject, EventKind, ListQuery, Selection, WatchFrom, WatchItem, WatchQuery, without_managers},
+    },
 };
 
 const RBAC_GROUP: &str = "rbac.authorization.k8s.io";
 
+/// How far the authorizers know one resource.
+#[derive(Clone, Copy, Default)]
+struct Progress {
+    /// The initial state is there.
+    synced: bool,
+    /// The newest change that came by.
+    revision: Revision,
+}
+
+/// How far the authorizers know what they decide by.
+#[derive(Clone)]
+pub struct Followed(Vec<(&'static str, &'static str, watch::Receiver<Progress>)>);
+
+impl Followed {
+    /// Whether the initial state of everything is there.
+    pub fn synced(&self) -> bool {
+        self.0.iter().all(|(.., progress)| progress.borrow().synced)
+    }
+
+    /// Waits until the authorizers know every role and binding that is stored now.
+    pub async fn caught_up(self, server: &ApiServer) {
+        for (group, resource, mut progress) in self.0 {
+            let newest = if group == RBAC_GROUP { newest(server, resource).await.unwrap_or_default() } else { 0 };
+            // An error means that the server has ended.
+            let _ = progress.wait_for(|progress| progress.synced && progress.revision >= newest).await;
+        }
+    }
+}
+
+/// The newest revision of an object of an RBAC resource.
+async fn newest(server: &ApiServer, resource: &str) -> ApiResult<Revision> {
+    let store = server.registry.of(RBAC_GROUP, resource)?;
+    let page = store.cache.list(ListQuery::default()).await.map_err(|error| store.cache_error(error))?;
+    Ok(page.items.iter().map(|item| item.revision()).max().unwrap_or_default())
+}
+
 /// Starts one task per followed resource.
-pub fn spawn(server: &Arc<ApiServer>) -> Vec<tokio::sync::watch::Receiver<bool>> {
+pub fn spawn(server: &Arc<ApiServer>) -> Followed {
     let mut resources: Vec<(&'static str, &'static str)> = Vec::new();
     if server.authorizer.has(Mode::Rbac) {
         resources.extend(rbac::RESOURCES.map(|r| (RBAC_GROUP, r)));
@@ -21,14 +62,12 @@ pub fn spawn(server: &Arc<ApiServer>) -> Vec<tokio::sync::watch::Receiver<bool>>
     if server.authorizer.has(Mode::Node) {
         resources.extend(node::RESOURCES);
     }
-    resources
-        .into_iter()
-        .map(|(group, resource)| {
-            let (synced, receiver) = tokio::sync::watch::channel(false);
-            tokio::spawn(follow(Arc::clone(server), group, resource, synced));
-            receiver
-        })
-        .collect()
+    let start = |(group, resource)| {
+        let (progress, receiver) = watch::channel(Progress::default());
+        tokio::spawn(follow(Arc::clone(server), group, resource, progress));
+        (group, resource, receiver)
+    };
+    Followed(resources.into_iter().map(start).collect())
 }
 
 /// Follows one resource until the server ends; starts over when the watch breaks.
@@ -36,13 +75,13 @@ async fn follow(
     server: Arc<ApiServer>,
     group: &'static str,
     resource: &'static str,
-    synced: tokio::sync::watch::Sender<bool>,
+    progress: watch::Sender<Progress>,
 ) {
     let shutdown = server.shutdown.clone();
     while !shutdown.is_cancelled() {
         tokio::select! {
             () = shutdown.cancelled() => return,
-            () = once(&server, group, resource, &synced) => {}
+            () = once(&server, group, resource, &progress) => {}
         }
         tokio::select! {
             () = shutdown.cancelled() => return,
@@ -51,12 +90,7 @@ async fn follow(
     }
 }
 
-async fn once(
-    server: &ApiServer,
-    group: &'static str,
-    resource: &'static str,
-    synced: &tokio::sync::watch::Sender<bool>,
-) {
+async fn once(server: &ApiServer, group: &'static str, resource: &'static str, progress: &watch::Sender<Progress>) {
     let Ok(store) = server.registry.of(group, resource) else { return };
     let query = WatchQuery { selection: Selection::default(), from: WatchFrom::InitialEvents(None), bookmarks: true };
     let mut watcher = match store.cache.watch(query).await {
@@ -65,11 +99,12 @@ async fn once(
     };
     while let Some(Ok(item)) = watcher.next().await {
         match item {
-            WatchItem::Event { kind, object, .. } => {
+            WatchItem::Event { kind, object, revision, .. } => {
                 apply(server, group, resource, kind, &object);
+                progress.send_modify(|progress| progress.revision = progress.revision.max(revision));
             }
             WatchItem::Bookmark { initial_events_end: true, .. } => {
-                synced.send_replace(true);
+                progress.send_modify(|progress| progress.synced = true);
             }
             WatchItem::Bookmark { .. } => {}
         }
@@ -77,11 +112,17 @@ async fn once(
 }
 
 fn apply(server: &ApiServer, group: &str, resource: &str, kind: EventKind, object: &CachedObject) {
-    let tree: Option<Value> = if kind == EventKind::Deleted { None } else { without_managers(object.bytes()).ok() };
+    let exists = kind != EventKind::Deleted;
     let (namespace, name) = (object.namespace(), object.name());
+    if (group, resource) == ("", "pods") {
+        let node = object.field("spec.nodeName").unwrap_or_default();
+        let pod = exists.then(|| (node, object.bytes().clone()));
+        return server.authorizer.node.apply_pod(namespace, name, pod);
+    }
+    let tree: Option<Value> = exists.then(|| without_managers(object.bytes()).ok()).flatten();
     if group == RBAC_GROUP {
         server.authorizer.rbac.apply(resource, namespace, name, tree.as_ref());
     } else {
-        server.authorizer.node.apply(resource, namespace, name, tree.as_ref());
+        server.authorizer.node.apply(resource, name, tree.as_ref());
     }
 }

@@ -4,7 +4,7 @@ pub mod call;
 pub mod chain;
 mod deprecations;
 mod edge;
-mod follow;
+pub(crate) mod follow;
 pub mod impersonate;
 mod inflight;
 pub mod lookup;

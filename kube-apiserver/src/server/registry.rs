@@ -14,7 +14,10 @@ use crate::{
     resources::{self, Strategy},
     storage::{
         Revision, Store, StoreError,
-        cache::{CacheError, CacheOptions, CachedObject, FieldExtractor, ResourceCache, ResourceSpec, ResourceVersion},
+        cache::{
+            CacheError, CacheOptions, CachedObject, FieldExtractor, Outline, ResourceCache, ResourceSpec,
+            ResourceVersion, Selectable,
+        },
         codec::{self, Codec, StorageMediaType},
     },
 };
@@ -447,7 +450,7 @@ fn resource_store(
 ) -> ResourceStore {
     let strategy = resources::strategy(resource.group, resource.plural);
     let selectable = strategy.field_labels().iter().any(|f| !matches!(*f, "metadata.name" | "metadata.namespace"));
-    let fields: Option<FieldExtractor> = selectable.then(|| {
+    let fields = selectable.then(|| {
         let extract: FieldExtractor = Arc::new(move |object: &Value| {
             strategy
                 .fields(object)
@@ -456,7 +459,7 @@ fn resource_store(
                 .map(|(field, value)| (Cow::Borrowed(field), value))
                 .collect()
         });
-        extract
+        Selectable { outline: Outline::of(strategy.read_for_fields()), extract }
     });
     let spec = ResourceSpec {
         resource: crate::request::status::qualified(resource.group, resource.plural),

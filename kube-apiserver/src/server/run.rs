@@ -49,7 +49,12 @@ impl Running {
     }
 }
 
-/// Opens the store and the port and starts to serve; bootstrap goes on behind /readyz.
+/// How long the first clients wait for a bootstrap that does not succeed, before they are told that the server is not
+/// ready. Clients give a TLS handshake ten seconds.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// Opens the store and the port and starts to serve. Connections are accepted once the bootstrap has ended: daemons that
+/// start with the server would be refused for want of roles, and try again only after seconds.
 ///
 /// # Errors
 /// A flag, file, address or store that cannot be used.
@@ -75,8 +80,7 @@ pub async fn start(options: Options, shutdown: CancellationToken) -> anyhow::Res
     if let Some(ring) = ring.filter(|ring| ring.load().has_services()) {
         server.health.register("kms-providers", move || ring.load().health());
     }
-    let synced = follow::spawn(&server);
-    bootstrap::spawn(&server, synced);
+    let bootstrapped = bootstrap::spawn(&server, follow::spawn(&server));
     upkeep::spawn(&server);
     super::metrics::build_info();
     let mut options = ServeOptions { drain: DRAIN + ends.watch_grace, ..ServeOptions::default() };
@@ -86,7 +90,10 @@ pub async fn start(options: Options, shutdown: CancellationToken) -> anyhow::Res
     let handler = Arc::new(Front(Arc::clone(&server)));
     let stop = CancellationToken::new();
     tokio::spawn(end(Arc::clone(&server), ends, stop.clone()));
-    let serving = tokio::spawn(async move { Ok(serve_with(listener, Some(tls), handler, options, stop).await?) });
+    let serving = tokio::spawn(async move {
+        let _ = stop.run_until_cancelled(tokio::time::timeout(PATIENCE, bootstrapped)).await;
+        Ok(serve_with(listener, Some(tls), handler, options, stop).await?)
+    });
     tracing::info!(%address, "serving securely");
     Ok(Running { address, server, serving })
 }

@@ -103,6 +103,12 @@ impl Codec {
         schema::normalize(self.ty, object);
     }
 
+    /// What objects in JSON begin with.
+    #[must_use]
+    pub fn head(&self) -> &[u8] {
+        self.head.as_bytes()
+    }
+
     /// `group/version` of the objects.
     #[must_use]
     pub fn api_version(&self) -> &str {

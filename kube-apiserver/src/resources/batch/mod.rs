@@ -59,6 +59,7 @@ pub(crate) const RULES: &[Rules] = &[
         validate: job,
         validate_update: job_update,
         fields: &[("status.successful", |obj| int_at(obj, "status.succeeded").unwrap_or_default().to_string())],
+        also_read: &["status.succeeded"],
         field_labels: &["metadata.name", "metadata.namespace", "status.successful"],
         columns: JOB_COLUMNS,
         row: job_row,

@@ -29,6 +29,7 @@ mod outline;
 mod protobuf;
 mod pump;
 mod ring;
+mod scan;
 mod select;
 mod token;
 mod wake;
@@ -43,6 +44,7 @@ pub use list::{ListPage, ListQuery, ResourceVersion};
 pub use object::{CachedObject, Labels};
 pub use outline::without_managers;
 pub use protobuf::{Protobuf, frame as protobuf_frame};
+pub use scan::Outline;
 pub use select::{FieldRequirement, LabelMatcher, Selection};
 #[cfg(any(test, feature = "fuzz"))]
 pub(crate) use token::fuzz as fuzz_token;
@@ -54,8 +56,17 @@ const ASK_AGAIN: Duration = Duration::from_millis(100);
 /// Selectable fields of an object beside `metadata.name` and `metadata.namespace`.
 pub type Fields = Vec<(Cow<'static, str>, String)>;
 
-/// Extracts [`Fields`] from a stored object. Of built-in kinds it sees only the outer four levels.
+/// Extracts [`Fields`] from a stored object. Of built-in kinds it sees only the members of the outline.
 pub type FieldExtractor = Arc<dyn Fn(&serde_json::Value) -> Fields + Send + Sync>;
+
+/// How selectable fields are found.
+#[derive(Clone)]
+pub struct Selectable {
+    /// The members that they are read from.
+    pub outline: Outline,
+    /// Reads them.
+    pub extract: FieldExtractor,
+}
 
 /// What a cache must know about its resource.
 #[derive(Clone)]
@@ -66,8 +77,8 @@ pub struct ResourceSpec {
     pub prefix: String,
     /// Whether keys are `<prefix><namespace>/<name>` or `<prefix><name>`.
     pub namespaced: bool,
-    /// Selectable fields beyond name and namespace. `None` spares parsing a tree per write.
-    pub fields: Option<FieldExtractor>,
+    /// Selectable fields beyond name and namespace.
+    pub fields: Option<Selectable>,
     /// How objects look in protobuf; `None` for resources that only have JSON.
     pub codec: Option<Arc<Codec>>,
 }

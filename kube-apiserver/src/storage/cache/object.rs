@@ -5,18 +5,17 @@
 
 use std::{
     borrow::Cow,
-    collections::BTreeMap,
     sync::{Arc, OnceLock},
 };
 
 use bytes::Bytes;
-use serde::{Deserialize, de::IgnoredAny};
+use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::{
     super::{KeyValue, Revision, StoreError, codec},
     EventKind, Protobuf, ResourceSpec,
-    outline::outline,
+    scan::{Outline, scan},
 };
 
 /// The labels of an object, sorted by key.
@@ -76,28 +75,33 @@ impl CachedObject {
             None => codec::to_json(&kv.value),
         };
         let json = json.map_err(|error| corrupt(error.to_string()))?;
-        let parsed = Parsed::new(&json).map_err(|error| corrupt(error.to_string()))?;
+        let none = Outline::default();
+        // The fields of custom resources may be anywhere.
+        let outline = spec.fields.as_ref().filter(|_| spec.codec.is_some()).map_or(&none, |fields| &fields.outline);
+        let found = scan(&json, outline).map_err(|error| corrupt(error.to_string()))?;
+        let head = spec.codec.as_ref().map_or(&b""[..], |codec| codec.head());
+        let metadata_at = if found.versioned { Ok(None) } else { inside_metadata(&json, head) };
         let cleaned;
-        let (value, insert_at, empty) = match parsed.insertion(&json) {
-            Some(Insertion { at, empty }) => (&json[..], at, empty),
+        let (value, insert_at) = match metadata_at.map_err(|error| corrupt(error.to_string()))? {
+            Some(at) => (&json[..], at),
             None => {
                 cleaned = without_version(&json).map_err(|error| corrupt(error.to_string()))?;
-                let again = Parsed::new(&cleaned).map_err(|error| corrupt(error.to_string()))?;
-                let at = again.insertion(&cleaned).ok_or_else(|| corrupt("it has no metadata".into()))?;
-                (&cleaned[..], at.at, at.empty)
+                let at = inside_metadata(&cleaned, head).map_err(|error| corrupt(error.to_string()))?;
+                (&cleaned[..], at.ok_or_else(|| corrupt("it has no metadata".into()))?)
             }
         };
-        let comma = if empty { "" } else { "," };
-        let member = format!("\"resourceVersion\":\"{}\"{comma}", kv.mod_revision);
         let (before, after) = value.split_at(insert_at);
+        let comma = if after.trim_ascii_start().starts_with(b"}") { "" } else { "," };
+        let member = format!("\"resourceVersion\":\"{}\"{comma}", kv.mod_revision);
         let (frame, bytes) = frame(kind, &[before, member.as_bytes(), after]);
         let fields = match &spec.fields {
             None => FieldIndex::default(),
-            Some(extract) => {
-                // The fields of custom resources may be anywhere.
-                let tree = if spec.codec.is_some() { outline(value) } else { serde_json::from_slice(value) };
-                let tree = tree.map_err(|error| corrupt(error.to_string()))?;
-                extract(&tree).into_iter().map(|(name, value)| (name, value.into_boxed_str())).collect()
+            Some(fields) => {
+                let tree = match found.outline {
+                    Some(tree) => tree,
+                    None => serde_json::from_slice(value).map_err(|error| corrupt(error.to_string()))?,
+                };
+                (fields.extract)(&tree).into_iter().map(|(name, value)| (name, value.into_boxed_str())).collect()
             }
         };
         let name_at = kv.key.rfind('/').map_or(0, |slash| slash + 1);
@@ -112,7 +116,7 @@ impl CachedObject {
             kind,
             bytes,
             version_at: (insert_at + "\"resourceVersion\":\"".len()) as u32,
-            labels: parsed.labels,
+            labels: found.labels,
             fields,
             protobuf: OnceLock::new(),
         })
@@ -235,42 +239,16 @@ struct Outer<'a> {
     metadata: Option<&'a RawValue>,
 }
 
-#[derive(Deserialize)]
-struct Metadata {
-    labels: Option<BTreeMap<Box<str>, Box<str>>>,
-    #[serde(rename = "resourceVersion")]
-    resource_version: Option<IgnoredAny>,
-}
-
-/// What a light pass over the stored bytes finds.
-struct Parsed<'a> {
-    metadata: Option<&'a RawValue>,
-    labels: Labels,
-    versioned: bool,
-}
-
-/// Where the resourceVersion goes, and whether the metadata is otherwise empty.
-struct Insertion {
-    at: usize,
-    empty: bool,
-}
-
-impl<'a> Parsed<'a> {
-    fn new(value: &'a [u8]) -> Result<Self, serde_json::Error> {
-        let outer: Outer<'a> = serde_json::from_slice(value)?;
-        let metadata: Option<Metadata> = outer.metadata.map(|raw| serde_json::from_str(raw.get())).transpose()?;
-        let versioned = metadata.as_ref().is_some_and(|metadata| metadata.resource_version.is_some());
-        let labels = metadata.and_then(|metadata| metadata.labels).map(|labels| Labels(labels.into_iter().collect()));
-        Ok(Self { metadata: outer.metadata, labels: labels.unwrap_or_default(), versioned })
+/// The place just inside the metadata, which the form in which we write objects tells without a look at the rest of it:
+/// after `head` (kind and version). `None` when there is no such object.
+fn inside_metadata(value: &[u8], head: &[u8]) -> Result<Option<usize>, serde_json::Error> {
+    const METADATA: &[u8] = b"\"metadata\":{";
+    if !head.is_empty() && value.strip_prefix(head).is_some_and(|rest| rest.starts_with(METADATA)) {
+        return Ok(Some(head.len() + METADATA.len()));
     }
-
-    /// `None` when the object must be cleaned first.
-    fn insertion(&self, value: &[u8]) -> Option<Insertion> {
-        let raw = self.metadata.filter(|_| !self.versioned)?.get();
-        let start = (raw.as_ptr() as usize).checked_sub(value.as_ptr() as usize)?;
-        let inside = raw.strip_prefix('{')?;
-        Some(Insertion { at: start + 1, empty: inside.trim_start().starts_with('}') })
-    }
+    let outer: Outer<'_> = serde_json::from_slice(value)?;
+    let Some(raw) = outer.metadata.map(RawValue::get).filter(|raw| raw.starts_with('{')) else { return Ok(None) };
+    Ok((raw.as_ptr() as usize).checked_sub(value.as_ptr() as usize).map(|start| start + 1))
 }
 
 /// The rare object that was stored with a resourceVersion, or without metadata.

@@ -14,6 +14,8 @@ use super::{
 };
 
 const LIST_PAGE: usize = 1000;
+/// Objects that one task takes in.
+const SHARE: usize = 100;
 const FIRST_RETRY: Duration = Duration::from_millis(50);
 const LAST_RETRY: Duration = Duration::from_secs(5);
 
@@ -72,10 +74,8 @@ async fn list(inner: &Arc<Inner>) -> Result<(), StoreError> {
             let start = format!("{}\0", last.key);
             tokio::spawn(self::page(inner.clone(), start, Some(revision)))
         });
-        for kv in page.kvs {
-            if let Some(object) = ingest(inner, &kv, EventKind::Added) {
-                root.insert(kv.key, object);
-            }
+        for object in take_in(inner, page.kvs).await? {
+            root.insert(object.key().clone(), object);
         }
         let Some(next) = next else { break };
         page = next.await.map_err(|_| StoreError::Closed)??;
@@ -87,6 +87,23 @@ async fn list(inner: &Arc<Inner>) -> Result<(), StoreError> {
     inner.progress_sent.send_replace(revision);
     inner.wakers.wake_all();
     Ok(())
+}
+
+/// Takes in a page on as many cores as there are.
+async fn take_in(inner: &Arc<Inner>, kvs: Vec<KeyValue>) -> Result<Vec<Arc<CachedObject>>, StoreError> {
+    let mut shares = Vec::with_capacity(LIST_PAGE.div_ceil(SHARE));
+    let mut rest = kvs.into_iter();
+    while rest.len() > 0 {
+        let (share, inner) = (rest.by_ref().take(SHARE).collect::<Vec<_>>(), inner.clone());
+        let work =
+            async move { share.iter().filter_map(|kv| ingest(&inner, kv, EventKind::Added)).collect::<Vec<_>>() };
+        shares.push(tokio::spawn(work));
+    }
+    let mut objects = Vec::new();
+    for share in shares {
+        objects.extend(share.await.map_err(|_| StoreError::Closed)?);
+    }
+    Ok(objects)
 }
 
 async fn page(inner: Arc<Inner>, start: String, revision: Option<Revision>) -> Result<RangeResult, StoreError> {

@@ -23,14 +23,14 @@ async fn fixture(options: CacheOptions) -> Fixture {
     let embedded =
         EmbeddedOptions { directory: directory.path().to_owned(), compaction_interval: Duration::from_secs(300) };
     let store = embedded::open(embedded).await.unwrap();
-    let fields: FieldExtractor = Arc::new(|tree| {
+    let extract: FieldExtractor = Arc::new(|tree| {
         vec![("spec.nodeName".into(), tree["spec"]["nodeName"].as_str().unwrap_or_default().to_owned())]
     });
     let spec = ResourceSpec {
         resource: "pods".into(),
         prefix: "/registry/pods/".into(),
         namespaced: true,
-        fields: Some(fields),
+        fields: Some(Selectable { outline: Outline::of(["spec.nodeName"]), extract }),
         codec: None,
     };
     let shutdown = CancellationToken::new();

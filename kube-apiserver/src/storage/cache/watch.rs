@@ -1,9 +1,9 @@
 //! Watchers: positions in a resource's event ring plus a filter.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{collections::VecDeque, pin::Pin, sync::Arc};
 
 use bytes::Bytes;
-use tokio::time::Instant;
+use tokio::time::{Instant, Sleep};
 
 use super::{super::Revision, CacheError, CachedObject, Inner, Selection, ring::CacheEvent, wake::Place};
 
@@ -100,6 +100,8 @@ pub struct Watcher {
     /// Events up to here are known to the client already.
     after: Revision,
     bookmark: Option<Bookmarks>,
+    /// Set anew only when another time is waited for: events must not cost a timer each.
+    timer: Option<Pin<Box<Sleep>>>,
 }
 
 /// When the next bookmark is due.
@@ -150,6 +152,7 @@ impl Watcher {
             position,
             after,
             bookmark,
+            timer: None,
         })
     }
 
@@ -182,12 +185,23 @@ impl Watcher {
                 Step::Closed => return None,
                 Step::Again => tokio::task::consume_budget().await,
                 Step::Wait(None) => notified.await,
-                Step::Wait(Some(until)) => tokio::select! {
-                    () = notified => {}
-                    () = tokio::time::sleep_until(until) => {}
-                },
+                Step::Wait(Some(until)) => {
+                    let timer = self.timer_at(until);
+                    tokio::select! {
+                        () = notified => {}
+                        () = timer => {}
+                    }
+                }
             }
         }
+    }
+
+    fn timer_at(&mut self, until: Instant) -> Pin<&mut Sleep> {
+        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(until)));
+        if timer.deadline() != until {
+            timer.as_mut().reset(until);
+        }
+        timer.as_mut()
     }
 
     /// What can be told without waiting, so that a writer can put many frames into one write.
