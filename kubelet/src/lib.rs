@@ -2,16 +2,22 @@
 //!
 //! `run` wires the rooms together; each of them says at its head what it does.
 
+mod certificates;
 mod cgroups;
 pub mod config;
+pub mod devices;
 mod events;
 mod eviction;
 #[cfg(any(test, feature = "fuzz"))]
 #[doc(hidden)]
 pub mod fuzz;
+mod gates;
+mod grpc;
 mod health;
 mod images;
 pub mod node;
+mod placement;
+pub mod podresources;
 pub mod pods;
 mod probes;
 mod quantity;

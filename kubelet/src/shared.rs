@@ -6,9 +6,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::cgroups::Cgroups;
 use crate::config::Config;
+use crate::devices::Devices;
 use crate::events::Events;
 use crate::images::ImageManager;
 use crate::node::NodeState;
+use crate::placement::Placement;
 use crate::pods::PodManager;
 use crate::pods::services::Services;
 use crate::pods::status_manager::StatusManager;
@@ -35,6 +37,8 @@ pub struct Kubelet {
     /// Resource usage.
     pub stats: Stats,
     pub(crate) cgroups: Arc<Cgroups>,
+    pub(crate) placement: Placement,
+    pub(crate) devices: Arc<Devices>,
     pub(crate) images: ImageManager,
     pub(crate) objects: Arc<ObjectStore>,
     pub(crate) tokens: Tokens,

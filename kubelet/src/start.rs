@@ -1,5 +1,6 @@
 //! Start-up: checks what must be right, connects, and starts the tasks.
 
+use std::path::Path;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -9,16 +10,19 @@ use tokio_util::task::TaskTracker;
 
 use crate::cgroups::{Cgroups, Limits, Version};
 use crate::config::{Config, Options};
+use crate::devices::{self, Devices};
 use crate::events::Events;
 use crate::images::ImageManager;
 use crate::node::{NodeState, lease, machine, status};
+use crate::placement::Placement;
+use crate::placement::topology::Topology;
 use crate::pods::services::Services;
 use crate::pods::{PodManager, api_source, housekeeping, static_source, status_manager};
 use crate::runtime::{Runtime, RuntimeInfo, pleg, resources};
 use crate::shared::Kubelet;
 use crate::volumes::objects::ObjectStore;
 use crate::volumes::tokens::Tokens;
-use crate::{eviction, health, images, quantity, rotation, server};
+use crate::{certificates, eviction, health, images, podresources, quantity, rotation, server};
 
 /// How long the runtime may take to come up.
 const RUNTIME_PATIENCE: Duration = Duration::from_secs(120);
@@ -37,7 +41,11 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> anyhow::Resul
     cgroups.check_root().map_err(|error| anyhow::anyhow!(error))?;
     std::fs::create_dir_all(config.root_dir.join("pods"))
         .with_context(|| format!("making the root directory {}", config.root_dir.display()))?;
-    let client = connect(&config).await?;
+    let connection = certificates::connect(&config).await?;
+    if connection.is_none() {
+        tracing::info!("no --kubeconfig: running standalone, static pods only");
+    }
+    let client = connection.as_ref().map(|connection| connection.client.clone());
     let file = &config.file;
     let runtime =
         Runtime::new(&file.container_runtime_endpoint, &file.image_service_endpoint, file.runtime_request_timeout.0)?;
@@ -45,11 +53,15 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> anyhow::Resul
         info = wait_for_runtime(&runtime, &file.container_runtime_endpoint) => info?,
         () = shutdown.cancelled() => return Ok(()),
     };
-    let kubelet = assemble(config, cgroups, client, runtime, runtime_info, shutdown.clone());
+    let resources = ResourceManagers::new(&config, cgroups, Path::new("/sys"))?;
+    let kubelet = assemble(config, resources, client, (runtime, runtime_info), shutdown.clone());
     prepare_cgroups(&kubelet)?;
     kubelet.events.node(false, "Starting", "Starting kubelet.");
     let health_port = health::bind(&kubelet).await?;
     let tasks = spawn(&kubelet, thresholds, &shutdown);
+    if let Some(connection) = connection {
+        connection.spawn(&kubelet, &tasks, &shutdown);
+    }
     if let Some(policy) = rotation {
         tasks.spawn(rotation::run(kubelet.clone(), policy, shutdown.clone()));
     }
@@ -60,20 +72,6 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> anyhow::Resul
     tasks.close();
     let _ = tokio::time::timeout(Duration::from_secs(5), tasks.wait()).await;
     Ok(())
-}
-
-async fn connect(config: &Config) -> anyhow::Result<Option<kube::Client>> {
-    let Some(kubeconfig) = &config.kubeconfig else {
-        tracing::info!("no --kubeconfig: running standalone, static pods only");
-        return Ok(None);
-    };
-    let connection = common::config::flags::ClientConnection {
-        kubeconfig: Some(kubeconfig.clone()),
-        kube_api_qps: config.file.kube_api_qps as f32,
-        kube_api_burst: u32::try_from(config.file.kube_api_burst).unwrap_or(100),
-        ..Default::default()
-    };
-    Ok(Some(common::client::connect(&connection, "kubelet").await?))
 }
 
 async fn wait_for_runtime(runtime: &Runtime, endpoint: &str) -> anyhow::Result<RuntimeInfo> {
@@ -102,12 +100,45 @@ async fn wait_for_runtime(runtime: &Runtime, endpoint: &str) -> anyhow::Result<R
     }
 }
 
+/// Who gives pods their share of the machine.
+struct ResourceManagers {
+    cgroups: Arc<Cgroups>,
+    devices: Arc<Devices>,
+    placement: Placement,
+}
+
+impl ResourceManagers {
+    fn new(config: &Config, cgroups: Arc<Cgroups>, sys: &Path) -> anyhow::Result<Self> {
+        let topology = Topology::read(sys).context("discovering the machine's topology")?;
+        let devices = Arc::new(Devices::new(&config.root_dir, topology.nodes.keys().copied()));
+        let placement = Placement::new(config, topology, vec![devices.clone()])?;
+        Ok(Self { cgroups, devices, placement })
+    }
+}
+
+/// Wakes what depends on devices.
+struct DeviceNews {
+    kubelet: Weak<Kubelet>,
+    capacity: Arc<tokio::sync::Notify>,
+}
+
+impl devices::Listener for DeviceNews {
+    fn pod_changed(&self, uid: &str) {
+        if let Some(kubelet) = self.kubelet.upgrade() {
+            kubelet.pods.look(uid);
+        }
+    }
+
+    fn capacity_changed(&self) {
+        self.capacity.notify_one();
+    }
+}
+
 fn assemble(
     config: Config,
-    cgroups: Arc<Cgroups>,
+    managers: ResourceManagers,
     client: Option<kube::Client>,
-    runtime: Runtime,
-    runtime_info: RuntimeInfo,
+    (runtime, runtime_info): (Runtime, RuntimeInfo),
     shutdown: CancellationToken,
 ) -> Arc<Kubelet> {
     let recorder = client.clone().map(|client| common::events::Recorder::new(client, "kubelet", &config.node_name));
@@ -137,7 +168,9 @@ fn assemble(
             runtime_info,
             node,
             client,
-            cgroups,
+            cgroups: managers.cgroups,
+            placement: managers.placement,
+            devices: managers.devices,
             images,
             events,
             services,
@@ -185,6 +218,12 @@ fn spawn(kubelet: &Arc<Kubelet>, thresholds: eviction::Thresholds, shutdown: &Ca
     tasks.spawn(static_source::run(k, s));
     let (k, s) = of();
     tasks.spawn(housekeeping::run(k, s));
+    let (k, s) = of();
+    tasks.spawn(crate::placement::run(k, s));
+    let (k, s) = of();
+    tasks.spawn(podresources::run(k, s));
+    let news = DeviceNews { kubelet: Arc::downgrade(kubelet), capacity: changed.clone() };
+    tasks.spawn(devices::run(kubelet.devices.clone(), Box::new(news), shutdown.clone()));
     let (k, s) = of();
     tasks.spawn(images::gc::run(k, s));
     let (k, s) = of();

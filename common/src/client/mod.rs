@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use http::{HeaderValue, Uri, header::USER_AGENT};
 use kube::{
     Client, Config,
-    config::{KubeConfigOptions, Kubeconfig},
+    config::{AuthInfo, KubeConfigOptions, Kubeconfig},
 };
 
 use crate::config::flags::ClientConnection;
@@ -73,9 +73,21 @@ pub async fn connect_reporting(
     component: &str,
     reach: &Reach,
 ) -> Result<Client, ClientError> {
-    let source = Source { connection: connection.clone(), agent: crate::config::version::user_agent(component) };
+    let source = Source::new(connection, component, None);
     let config = source.load().await?;
-    build(source, config, reach.clone())
+    build(source, Ok(config), reach.clone())
+}
+
+/// As [`connect`], for a daemon that renews its client certificate itself: certificate and key are those of `pair`, one PEM file, as
+/// soon as it is there, and till then the kubeconfig's. That there are none yet is no error; requests fail, saying so, until there are.
+pub async fn connect_with_pair(
+    connection: &ClientConnection,
+    component: &str,
+    pair: &Path,
+) -> Result<Client, ClientError> {
+    let source = Source::new(connection, component, Some(pair.to_owned()));
+    let config = source.load().await;
+    build(source, config, Reach::default())
 }
 
 /// Makes a client from a ready config, with rate limit and user agent but without reloading (tests, loopback clients).
@@ -86,8 +98,8 @@ pub fn from_config(mut config: Config, connection: &ClientConnection, component:
     Ok(Client::new(limited, namespace))
 }
 
-fn build(source: Source, config: Config, reach: Reach) -> Result<Client, ClientError> {
-    let namespace = config.default_namespace.clone();
+fn build(source: Source, config: Result<Config, ClientError>, reach: Reach) -> Result<Client, ClientError> {
+    let namespace = config.as_ref().map_or_else(|_| "default".to_owned(), |config| config.default_namespace.clone());
     let (qps, burst) = (source.connection.kube_api_qps, source.connection.kube_api_burst);
     let service = reload::Reloading::new(source, config, reach)?;
     Ok(Client::new(RateLimit::new(service, qps, burst), namespace))
@@ -103,12 +115,18 @@ fn set_user_agent(config: &mut Config, agent: &str) {
 struct Source {
     connection: ClientConnection,
     agent: String,
+    /// Certificate and key that replace the kubeconfig's credentials as soon as the file is there.
+    pair: Option<PathBuf>,
 }
 
 impl Source {
+    fn new(connection: &ClientConnection, component: &str, pair: Option<PathBuf>) -> Self {
+        Self { connection: connection.clone(), agent: crate::config::version::user_agent(component), pair }
+    }
+
     async fn load(&self) -> Result<Config, ClientError> {
         let mut config = match (&self.connection.kubeconfig, &self.connection.master) {
-            (Some(path), _) => load_kubeconfig(path).await?,
+            (Some(path), _) => load_kubeconfig(path, self.pair.as_deref()).await?,
             (None, Some(master)) => Config::new(parse_server(master)?),
             (None, None) => Config::incluster().map_err(|error| ClientError::InCluster(causes(&error)))?,
         };
@@ -123,6 +141,7 @@ impl Source {
     fn files(&self) -> Vec<PathBuf> {
         let Some(path) = &self.connection.kubeconfig else { return Vec::new() };
         let mut files = vec![path.clone()];
+        files.extend(self.pair.clone());
         let Ok(kubeconfig) = Kubeconfig::read_from(path) else { return files };
         let clusters = kubeconfig.clusters.iter().filter_map(|named| named.cluster.as_ref());
         files.extend(clusters.filter_map(|cluster| cluster.certificate_authority.as_deref()).map(PathBuf::from));
@@ -134,12 +153,17 @@ impl Source {
     }
 }
 
-async fn load_kubeconfig(path: &Path) -> Result<Config, ClientError> {
+async fn load_kubeconfig(path: &Path, pair: Option<&Path>) -> Result<Config, ClientError> {
     let wrong = |error: &dyn std::error::Error| ClientError::Kubeconfig {
         path: path.display().to_string(),
         reason: causes(error),
     };
-    let kubeconfig = Kubeconfig::read_from(path).map_err(|error| wrong(&error))?;
+    let mut kubeconfig = Kubeconfig::read_from(path).map_err(|error| wrong(&error))?;
+    if let Some(pair) = pair.filter(|pair| pair.exists()) {
+        let file = Some(pair.display().to_string());
+        let user = AuthInfo { client_certificate: file.clone(), client_key: file, ..AuthInfo::default() };
+        kubeconfig.auth_infos.iter_mut().for_each(|named| named.auth_info = Some(user.clone()));
+    }
     Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.map_err(|error| wrong(&error))
 }
 
@@ -194,8 +218,25 @@ mod tests {
         let source = Source {
             connection: ClientConnection { master: Some("127.0.0.1:8080".into()), ..connection(&path) },
             agent: "a/v1".into(),
+            pair: None,
         };
         assert_eq!(source.files(), [path.clone(), dir.path().join("a.crt"), dir.path().join("a.key")]);
         assert_eq!(source.load().await.unwrap().cluster_url.to_string(), "http://127.0.0.1:8080/");
+    }
+
+    #[tokio::test]
+    async fn a_certificate_may_come_later() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, pair) = (dir.path().join("config"), dir.path().join("current.pem"));
+        std::fs::write(&path, format!("clusters: [{{name: c, cluster: {{server: 'https://127.0.0.1:1'}}}}]\nusers: [{{name: u, user: {{client-certificate: {0}, client-key: {0}}}}}]\ncontexts: [{{name: x, context: {{cluster: c, user: u}}}}]\ncurrent-context: x\n", pair.display())).unwrap();
+        let client = connect_with_pair(&connection(&path), "t", &pair).await.unwrap();
+        let version = async || client.apiserver_version().await.unwrap_err().to_string();
+        let text = version().await;
+        assert!(text.contains("current.pem"), "{text}");
+        let key = rcgen::KeyPair::generate().unwrap();
+        let certificate = rcgen::CertificateParams::default().self_signed(&key).unwrap();
+        std::fs::write(&pair, format!("{}{}", certificate.pem(), key.serialize_pem())).unwrap();
+        let text = version().await;
+        assert!(!text.contains("current.pem"), "connects at once: {text}");
     }
 }

@@ -71,12 +71,25 @@ pub(super) struct Reloading {
     reach: Reach,
 }
 
+/// Answers every request with why there is no client yet.
+fn refusing(why: &ClientError) -> Inner {
+    let why = why.to_string();
+    BoxService::new(tower::service_fn(move |_| std::future::ready(Err(BoxError::from(why.clone())))))
+}
+
 impl Reloading {
-    pub(super) fn new(source: Source, config: Config, reach: Reach) -> Result<Self, ClientError> {
+    /// Over a config, or over why there is none yet: then the files are looked at with every request.
+    pub(super) fn new(source: Source, config: Result<Config, ClientError>, reach: Reach) -> Result<Self, ClientError> {
         let files = source.files();
-        let (seen, server) = (stamps(&files), address(&config));
-        let check_at = Instant::now() + CHECK_EVERY;
-        Ok(Self { inner: make_service(config)?, files, seen, source, check_at, server, reach })
+        let seen = stamps(&files);
+        let now = Instant::now();
+        let made = config.and_then(|config| Ok((address(&config), make_service(config)?)));
+        let (server, inner, check_at) = match made {
+            Ok((server, inner)) => (server, inner, now + CHECK_EVERY),
+            Err(why) if source.pair.is_some() => ("".into(), refusing(&why), now),
+            Err(why) => return Err(why),
+        };
+        Ok(Self { inner, files, seen, source, check_at, server, reach })
     }
 
     fn reload_if_changed(&mut self) {
@@ -84,7 +97,9 @@ impl Reloading {
         if now < self.check_at {
             return;
         }
-        self.check_at = now + CHECK_EVERY;
+        if !self.server.is_empty() {
+            self.check_at = now + CHECK_EVERY;
+        }
         let current = stamps(&self.files);
         if current == self.seen {
             return;

@@ -31,7 +31,7 @@ impl Webhook {
     /// The kubeconfig, or a file that it names, is unreadable or wrong.
     pub fn new(kubeconfig: &Path, component: &str) -> Result<Self, ClientError> {
         // Reading files is all that this waits for.
-        let mut config = futures::executor::block_on(load_kubeconfig(kubeconfig))?;
+        let mut config = futures::executor::block_on(load_kubeconfig(kubeconfig, None))?;
         let server = config.cluster_url.clone();
         let mut parts = server.clone().into_parts();
         parts.path_and_query = Some(http::uri::PathAndQuery::from_static("/"));

@@ -58,6 +58,8 @@ pub struct TlsOptions {
     pub self_signed_hosts: Vec<String>,
     /// Only TLS 1.3.
     pub tls13_only: bool,
+    /// Certificate and key may not be there yet: till then handshakes fail.
+    pub pair_comes_later: bool,
 }
 
 /// Reads what the port needs from a client certificate that was verified before.
@@ -209,16 +211,28 @@ fn self_signed(hosts: &[String]) -> Result<Pair, ServeError> {
     Ok((certificate.pem().into_bytes(), key.serialize_pem().into_bytes()))
 }
 
+/// No certificate to show: the peer is told that the handshake failed.
+#[derive(Debug)]
+struct NoPair;
+
+impl rustls::server::ResolvesServerCert for NoPair {
+    fn resolve(&self, _: rustls::server::ClientHello<'_>) -> Option<Arc<rustls::sign::CertifiedKey>> {
+        None
+    }
+}
+
 fn build(options: &TlsOptions, memory_pair: Option<&Pair>) -> Result<Setup, ServeError> {
     let (cert_pem, key_pem, name) = match (memory_pair, &options.cert, &options.key) {
         (Some((cert, key)), _, _) => (cert.clone(), key.clone(), "the self-signed pair".to_owned()),
+        (None, Some(cert), Some(key)) if options.pair_comes_later && !cert.exists() => {
+            (Vec::new(), Vec::new(), format!("{}, {}", cert.display(), key.display()))
+        }
         (None, Some(cert), Some(key)) => (read(cert)?, read(key)?, format!("{}, {}", cert.display(), key.display())),
         _ => return Err(ServeError::Tls("no serving certificate".into())),
     };
     let wrong = |error: &dyn std::fmt::Display| ServeError::Tls(format!("{name}: {error}"));
     let chain: Vec<CertificateDer<'static>> =
         CertificateDer::pem_slice_iter(&cert_pem).collect::<Result<_, _>>().map_err(|error| wrong(&error))?;
-    let key = PrivateKeyDer::from_pem_slice(&key_pem).map_err(|error| wrong(&error))?;
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let versions: &[&rustls::SupportedProtocolVersion] = if options.tls13_only { &[&TLS13] } else { &[&TLS13, &TLS12] };
     let builder = ServerConfig::builder_with_provider(provider.clone())
@@ -242,7 +256,12 @@ fn build(options: &TlsOptions, memory_pair: Option<&Pair>) -> Result<Setup, Serv
             builder.with_client_cert_verifier(verifier(all)?)
         }
     };
-    let mut config = builder.with_single_cert(chain, key).map_err(|error| wrong(&error))?;
+    let mut config = if cert_pem.is_empty() && options.pair_comes_later {
+        builder.with_cert_resolver(Arc::new(NoPair))
+    } else {
+        let key = PrivateKeyDer::from_pem_slice(&key_pem).map_err(|error| wrong(&error))?;
+        builder.with_single_cert(chain, key).map_err(|error| wrong(&error))?
+    };
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     let config = Arc::new(config);
     Ok(match proxies {

@@ -143,10 +143,17 @@ impl Cgroups {
         self.ensure(self.parts(Some(Qos::Burstable), None), &Limits { cpu_shares: Some(shares), ..Limits::default() })
     }
 
-    /// Makes a pod's cgroup and sets its limits: while it is resized, the wider of those `before` and now.
-    pub(crate) fn ensure_pod(&self, pod: &Pod, before: Option<&Pod>, qos: Qos) -> Result<(), CgroupError> {
+    /// Makes a pod's cgroup and sets its limits: while it is resized, the wider of those `before` and now. `no_quota`: the pod has
+    /// CPUs for itself.
+    pub(crate) fn ensure_pod(
+        &self,
+        pod: &Pod,
+        before: Option<&Pod>,
+        qos: Qos,
+        no_quota: bool,
+    ) -> Result<(), CgroupError> {
         let (true, Some(spec), Some(uid)) = (self.per_qos, &pod.spec, &pod.metadata.uid) else { return Ok(()) };
-        let of = |spec| limits::pod(spec, qos, self.period_us, self.cfs_quota, &self.page_sizes);
+        let of = |spec| limits::pod(spec, qos, self.period_us, self.cfs_quota && !no_quota, &self.page_sizes);
         let mut limits = of(spec);
         if let Some(before) = before.and_then(|before| before.spec.as_ref()) {
             limits = limits.or_wider(&of(before));

@@ -103,14 +103,14 @@ fn pods_get_their_limits() {
         make(mount.path(), path);
         let pod = pod("u", resources);
         let qos = crate::runtime::resources::qos(pod.spec.as_ref().unwrap());
-        cgroups(Driver::Cgroupfs, "", mount.path()).ensure_pod(&pod, None, qos).unwrap();
+        cgroups(Driver::Cgroupfs, "", mount.path()).ensure_pod(&pod, None, qos, false).unwrap();
         let want: Vec<&str> = want.into_iter().chain(none).collect();
         assert_eq!(written(mount.path(), path), want, "{path}");
     }
     let mount = tempfile::tempdir().unwrap();
     make(mount.path(), "kubepods/burstable/podu");
     let huge = json!({"requests": {"hugepages-2Mi": "4Mi", "cpu": "1"}, "limits": {"hugepages-2Mi": "4Mi"}});
-    cgroups(Driver::Cgroupfs, "", mount.path()).ensure_pod(&pod("u", huge), None, Qos::Burstable).unwrap();
+    cgroups(Driver::Cgroupfs, "", mount.path()).ensure_pod(&pod("u", huge), None, Qos::Burstable, false).unwrap();
     assert!(written(mount.path(), "kubepods/burstable/podu").contains(&"hugetlb.2MB.max=4194304".to_owned()));
 }
 
@@ -151,10 +151,10 @@ fn a_resize_narrows_the_pod_last() {
     let cgroups = cgroups(Driver::Cgroupfs, "", mount.path());
     let of = |cpu: &str, memory: &str| pod("u", json!({"limits": {"cpu": cpu, "memory": memory}}));
     let (before, after) = (of("1", "64Mi"), of("500m", "128Mi"));
-    cgroups.ensure_pod(&after, Some(&before), Qos::Guaranteed).unwrap();
+    cgroups.ensure_pod(&after, Some(&before), Qos::Guaranteed, false).unwrap();
     let wide = ["cpu.weight=39", "cpu.max=100000 100000", "memory.max=134217728"];
     assert_eq!(written(mount.path(), "kubepods/podu")[..3], wide);
-    cgroups.ensure_pod(&after, None, Qos::Guaranteed).unwrap();
+    cgroups.ensure_pod(&after, None, Qos::Guaranteed, false).unwrap();
     let exact = ["cpu.weight=20", "cpu.max=50000 100000", "memory.max=134217728"];
     assert_eq!(written(mount.path(), "kubepods/podu")[..3], exact);
 }
@@ -165,10 +165,10 @@ fn slices_that_systemd_made_get_the_limits_too() {
     let cgroups = cgroups(Driver::Systemd, "", mount.path());
     let path = "kubepods.slice/kubepods-burstable.slice/kubepods-burstable-podu_1.slice";
     let pod = pod("u-1", json!({"requests": {"cpu": "1"}}));
-    cgroups.ensure_pod(&pod, None, Qos::Burstable).unwrap();
+    cgroups.ensure_pod(&pod, None, Qos::Burstable, false).unwrap();
     assert!(!mount.path().join("kubepods.slice").exists(), "systemd makes slices, not the kubelet");
     make(mount.path(), path);
-    cgroups.ensure_pod(&pod, None, Qos::Burstable).unwrap();
+    cgroups.ensure_pod(&pod, None, Qos::Burstable, false).unwrap();
     assert_eq!(written(mount.path(), path), ["cpu.weight=39", "pids.max=64", "hugetlb.2MB.max=0", "hugetlb.1GB.max=0"]);
 }
 
@@ -182,7 +182,7 @@ fn the_kernel_takes_what_is_written() {
     let cgroups = Cgroups { page_sizes: vec![2 << 20], ..cgroups(Driver::Cgroupfs, &root, mount) };
     let resources = json!({"requests": {"cpu": "1", "hugepages-2Mi": "4Mi"}, "limits": {"hugepages-2Mi": "4Mi"}});
     cgroups.ensure_node(&Limits::default()).unwrap();
-    cgroups.ensure_pod(&pod("u", resources), None, Qos::Burstable).unwrap();
+    cgroups.ensure_pod(&pod("u", resources), None, Qos::Burstable, false).unwrap();
     let read = |path: &str| std::fs::read_to_string(mount.join(&root).join(path)).unwrap_or_default();
     let seen = (read("kubepods/burstable/hugetlb.2MB.max"), read("kubepods/burstable/podu/hugetlb.2MB.max"));
     let listed = cgroups.pods();

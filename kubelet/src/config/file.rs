@@ -147,7 +147,7 @@ pub struct KubeletConfiguration {
     pub shutdown_grace_period_critical_pods: GoDuration,
     pub shutdown_grace_period_by_pod_priority: Vec<Value>,
     pub crash_loop_back_off: CrashLoopBackOff,
-    pub reserved_memory: Vec<Value>,
+    pub reserved_memory: Vec<MemoryReservation>,
     pub enable_profiling_handler: bool,
     pub enable_debug_flags_handler: bool,
     pub seccomp_default: bool,
@@ -236,6 +236,25 @@ impl Default for WebhookAuthorization {
     fn default() -> Self {
         Self { cache_authorized_ttl: GoDuration::seconds(300), cache_unauthorized_ttl: GoDuration::seconds(30) }
     }
+}
+
+/// Memory of a NUMA node that is kept from pods.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+#[allow(missing_docs, reason = "field names are upstream's public configuration API")]
+pub struct MemoryReservation {
+    pub numa_node: i32,
+    #[serde(deserialize_with = "quantities")]
+    pub limits: BTreeMap<String, String>,
+}
+
+/// Quantities may be written as numbers.
+fn quantities<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<String, String>, D::Error> {
+    let values: BTreeMap<String, Value> = BTreeMap::deserialize(deserializer)?;
+    Ok(values
+        .into_iter()
+        .map(|(name, value)| (name, value.as_str().map_or_else(|| value.to_string(), str::to_owned)))
+        .collect())
 }
 
 /// Ceiling of the restart back-off.

@@ -29,7 +29,7 @@ pub struct Options {
     /// Kubeconfig of the node; without it the kubelet runs standalone.
     #[arg(long, default_value = "")]
     pub kubeconfig: String,
-    /// Kubeconfig for TLS bootstrap (not built yet).
+    /// Kubeconfig to request a client certificate with, when the file of --kubeconfig is missing or its certificate has expired.
     #[arg(long, default_value = "")]
     pub bootstrap_kubeconfig: String,
     /// Node name instead of the host's name.
@@ -82,6 +82,8 @@ pub struct Config {
     pub node_labels: BTreeMap<String, String>,
     /// Kubeconfig, when there is an apiserver.
     pub kubeconfig: Option<PathBuf>,
+    /// Kubeconfig to join the cluster with.
+    pub bootstrap_kubeconfig: Option<PathBuf>,
     /// State directory.
     pub root_dir: PathBuf,
     /// Certificate directory.
@@ -95,9 +97,6 @@ pub struct Config {
 impl Config {
     /// Reads the file, lays the flags over it and checks the outcome.
     pub fn complete(options: &Options) -> anyhow::Result<Self> {
-        if !options.bootstrap_kubeconfig.is_empty() {
-            bail!("--bootstrap-kubeconfig is not supported yet: give the node its own --kubeconfig");
-        }
         let file = load_file(options)?;
         validate(&file)?;
         let hostname = match options.hostname_override.trim() {
@@ -119,13 +118,15 @@ impl Config {
                 label.split_once('=').with_context(|| format!("--node-labels: malformed pair {label:?}, want k=v"))?;
             node_labels.insert(key.to_owned(), value.to_owned());
         }
+        let path = |text: &str| (!text.is_empty()).then(|| PathBuf::from(text));
         Ok(Self {
             file,
             node_name: hostname.clone(),
             hostname,
             node_ips,
             node_labels,
-            kubeconfig: (!options.kubeconfig.is_empty()).then(|| PathBuf::from(&options.kubeconfig)),
+            kubeconfig: path(&options.kubeconfig),
+            bootstrap_kubeconfig: path(&options.bootstrap_kubeconfig),
             root_dir: options.root_dir.clone(),
             cert_dir: options.cert_dir.clone(),
             external_cloud: options.cloud_provider == "external",

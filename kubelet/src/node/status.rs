@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::{Node, NodeStatus};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::api::{Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
@@ -11,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::conditions::{self, Health};
 use super::{address, object};
 use crate::pods::status_manager::now;
+use crate::quantity::Resources;
 use crate::runtime::pleg;
 use crate::shared::Kubelet;
 
@@ -197,10 +199,11 @@ async fn status(kubelet: &Kubelet, node: &Node) -> (NodeStatus, Vec<conditions::
     };
     let (conditions, changes) = conditions::generate(&health, old.conditions.as_deref().unwrap_or_default(), now());
     let images = kubelet.runtime.images().await.unwrap_or_default();
+    let (capacity, allocatable) = with_devices(kubelet, &old);
     let status = NodeStatus {
         addresses: Some(object::addresses(&kubelet.config, &kubelet.node.host_ips(), old.addresses.as_ref())),
-        capacity: Some(kubelet.node.capacity()),
-        allocatable: Some(kubelet.node.allocatable()),
+        capacity: Some(capacity),
+        allocatable: Some(allocatable),
         conditions: Some(conditions),
         daemon_endpoints: Some(object::endpoints(&kubelet.config)),
         node_info: Some(object::info(&kubelet.node.machine, &kubelet.runtime_info)),
@@ -208,6 +211,24 @@ async fn status(kubelet: &Kubelet, node: &Node) -> (NodeStatus, Vec<conditions::
         ..old
     };
     (status, changes)
+}
+
+/// The node's own resources, those of device plugins, and extended resources that somebody else wrote there.
+fn with_devices(kubelet: &Kubelet, old: &NodeStatus) -> (Resources, Resources) {
+    let (devices, gone) = kubelet.devices.capacity();
+    let foreign = |name: &&String| name.contains('/') && !devices.contains_key(*name);
+    let before = old.capacity.iter().flatten().filter(|(name, _)| foreign(name));
+    let mut capacity: Resources = before.map(|(name, amount)| (name.clone(), amount.clone())).collect();
+    let zero = || Quantity("0".into());
+    capacity.extend(gone.into_iter().map(|name| (name, zero())));
+    let mut allocatable = capacity.clone();
+    capacity.extend(kubelet.node.capacity());
+    allocatable.extend(kubelet.node.allocatable());
+    for (name, (all, healthy)) in devices {
+        capacity.insert(name.clone(), Quantity(all.to_string()));
+        allocatable.insert(name, Quantity(healthy.to_string()));
+    }
+    (capacity, allocatable)
 }
 
 /// The status without what changes all the time.

@@ -26,6 +26,7 @@ pub(crate) async fn run(kubelet: Arc<Kubelet>, shutdown: CancellationToken) {
         if !kubelet.pods.sources_ready(kubelet.client.is_some()) || !kubelet.pleg.ready() {
             continue;
         }
+        kubelet.placement.retain(&|uid| kubelet.pods.contains(uid));
         kill_orphans(&kubelet).await;
         remove_orphan_cgroups(&kubelet).await;
         remove_orphan_directories(&kubelet).await;

@@ -81,6 +81,7 @@ impl Worker {
     /// Volumes and cgroup of a pod in which nothing runs.
     pub(super) async fn clean_up(&self) -> anyhow::Result<()> {
         volumes::unmount_pod(&self.kubelet, &self.uid).await?;
+        self.kubelet.placement.release(&self.uid);
         let cgroups = self.kubelet.cgroups.clone();
         let uid = self.uid.clone();
         tokio::task::spawn_blocking(move || cgroups.remove_pod(&uid)).await??;

@@ -10,6 +10,7 @@ use super::worker::Worker;
 use super::{env, hooks, spec};
 use crate::images::PullRequest;
 use crate::runtime::container::{self, ContainerParts};
+use crate::runtime::devices;
 use crate::runtime::security::{self, ImageUser, SecurityDefaults};
 use crate::runtime::{ContainerView, resources};
 
@@ -54,22 +55,27 @@ impl Worker {
         security::verify_non_root(&spec, container, &user, &spec::describe(&self.pod))
             .map_err(|message| because("CreateContainerConfigError", message))?;
         let config_error = |message: String| because("CreateContainerConfigError", message);
-        let envs = self.environment(container, sandbox).await.map_err(config_error)?;
+        let mut envs = self.environment(container, sandbox).await.map_err(config_error)?;
+        let given = kubelet.devices.prepare(&self.pod, container).await.map_err(config_error)?;
         let images = self.volume_images(container, sandbox).await?;
-        let mounts = self.mounts(container, &sandbox.ips, &envs, &images).await.map_err(config_error)?;
+        let mut mounts = self.mounts(container, &sandbox.ips, &envs, &images).await.map_err(config_error)?;
+        let given = devices::merge(given, &mut envs, &mut mounts);
         let restart_count = match last {
             Some(last) => last.restart_count + 1,
             None => self.restarts_by_logs(&container.name).await,
         };
         let target = self.target_of(container).await;
         let seccomp_root = kubelet.config.root_dir.join("seccomp");
+        let mut limits = resources::container(&self.pod, container, kubelet.node.limit_settings(&kubelet));
+        kubelet.placement.apply(&self.uid, &container.name, &mut limits);
         let parts = ContainerParts {
             image_ref: image.reference,
             envs,
             mounts,
             restart_count,
             target_id: target.as_deref(),
-            resources: resources::container(&self.pod, container, kubelet.node.limit_settings(&kubelet)),
+            devices: given,
+            resources: limits,
             security: SecurityDefaults {
                 seccomp_default: kubelet.config.file.seccomp_default,
                 seccomp_root: &seccomp_root,

@@ -47,7 +47,7 @@ impl Worker {
         }
         if !self.admitted {
             let fresh = runtime.containers.is_empty() && runtime.sandboxes.is_empty();
-            if fresh && let Err((reason, message)) = admission::admit(&kubelet, &self.pod) {
+            if fresh && let Err((reason, message)) = self.admit().await {
                 kubelet.events.pod(&self.pod, true, &reason, &message);
                 self.end(&reason, message);
                 return Ok(Next::Over);
@@ -97,6 +97,13 @@ impl Worker {
         Ok(Next::After(pause))
     }
 
+    /// Whether the node has what the pod needs, and gives it.
+    async fn admit(&self) -> Result<(), (String, String)> {
+        admission::admit(&self.kubelet, &self.pod)?;
+        let placed = self.kubelet.placement.admit(&self.pod).await;
+        placed.map_err(|refusal| (refusal.reason.to_owned(), refusal.message))
+    }
+
     fn end(&mut self, reason: &str, message: String) {
         self.verdict = Some(Verdict { phase: "Failed", reason: reason.to_owned(), message });
     }
@@ -141,7 +148,8 @@ impl Worker {
     fn ensure_cgroup(&self) -> Result<(), crate::cgroups::CgroupError> {
         let Some(spec) = &self.pod.spec else { return Ok(()) };
         let qos = crate::runtime::resources::qos(spec);
-        self.kubelet.cgroups.ensure_pod(&self.pod, self.before_resize().as_deref(), qos)
+        let no_quota = self.kubelet.placement.lifts_pod_quota(&self.uid);
+        self.kubelet.cgroups.ensure_pod(&self.pod, self.before_resize().as_deref(), qos, no_quota)
     }
 
     async fn make_directories(&self) -> std::io::Result<()> {

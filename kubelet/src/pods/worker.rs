@@ -189,7 +189,7 @@ impl Worker {
         self.messages.collect(runtime, |id| self.probes.forget(id)).await;
         let mut previous = (*self.entry.status()).clone();
         adopt_foreign_conditions(&mut previous, &self.pod);
-        let generated = status::generate(&status::Input {
+        let mut generated = status::generate(&status::Input {
             pod: &self.pod,
             runtime,
             previous: &previous,
@@ -204,6 +204,7 @@ impl Worker {
             runtime_name: &self.kubelet.runtime_info.name,
             now: status_manager::now(),
         });
+        self.kubelet.devices.describe(&self.uid, &mut generated);
         let generated = Arc::new(generated);
         self.entry.set_status(generated.clone());
         self.kubelet.status.set(&self.pod, generated.clone());

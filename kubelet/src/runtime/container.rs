@@ -11,6 +11,7 @@ pub(crate) struct ContainerParts<'a> {
     pub(crate) image_ref: String,
     pub(crate) envs: EnvVars,
     pub(crate) mounts: Vec<cri::Mount>,
+    pub(crate) devices: super::devices::ForContainer,
     pub(crate) restart_count: i32,
     /// Container whose process namespace an ephemeral container joins.
     pub(crate) target_id: Option<&'a str>,
@@ -36,8 +37,16 @@ pub(crate) fn config(pod: &Pod, container: &Container, parts: ContainerParts<'_>
         args: expanded(&container.args),
         working_dir: container.working_dir.clone().unwrap_or_default(),
         mounts: parts.mounts,
+        devices: parts.devices.nodes,
+        cdi_devices: parts.devices.cdi,
         labels: labels::container_labels(pod, &container.name),
-        annotations: labels::container_annotations(pod, container, parts.restart_count),
+        // A plugin's annotations never hide the kubelet's own.
+        annotations: parts
+            .devices
+            .annotations
+            .into_iter()
+            .chain(labels::container_annotations(pod, container, parts.restart_count))
+            .collect(),
         log_path: format!("{}/{}.log", container.name, parts.restart_count),
         stdin: container.stdin == Some(true),
         stdin_once: container.stdin_once == Some(true),

@@ -2,6 +2,7 @@
 
 mod client;
 pub(crate) mod container;
+pub(crate) mod devices;
 pub(crate) mod hash;
 pub(crate) mod labels;
 mod model;

@@ -56,9 +56,11 @@ fn tls(kubelet: &Kubelet) -> anyhow::Result<TlsOptions> {
     hosts.extend(config.node_ips.iter().map(ToString::to_string));
     hosts.extend(kubelet.node.host_ips());
     hosts.dedup();
+    let signed = crate::certificates::serving_pair(config);
     Ok(TlsOptions {
-        cert: path(&file.tls_cert_file),
-        key: path(&file.tls_private_key_file),
+        cert: signed.clone().or_else(|| path(&file.tls_cert_file)),
+        key: signed.clone().or_else(|| path(&file.tls_private_key_file)),
+        pair_comes_later: signed.is_some(),
         client_ca: path(&file.authentication.x509.client_ca_file),
         cert_dir: Some(config.cert_dir.clone()),
         pair_name: "kubelet".into(),

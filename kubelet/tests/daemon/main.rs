@@ -2,7 +2,9 @@
 //! cgroups, and their volumes no mounts.
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
+mod devices;
 mod images;
+mod join;
 mod lifecycle;
 mod logs;
 #[path = "../../../kube-apiserver/tests/neighbour/mod.rs"]

@@ -12,7 +12,8 @@ use super::actions::{Actions, Kill};
 use super::worker::Worker;
 use super::{admission, spec};
 use crate::quantity;
-use crate::runtime::{ContainerView, PodRuntime, resources};
+use crate::runtime::resources::{self, Qos};
+use crate::runtime::{ContainerView, PodRuntime};
 pub(crate) use record::{ByContainer, Record};
 
 const PENDING: &str = "PodResizePending";
@@ -95,7 +96,13 @@ impl Worker {
             return;
         }
         let generation = self.desired.metadata.generation;
-        if let Err((reason, message)) = admission::fits(&self.kubelet, &self.desired) {
+        let guaranteed = self.desired.spec.as_ref().is_some_and(|spec| resources::qos(spec) == Qos::Guaranteed);
+        let pinned = self.kubelet.placement.forbids_resize().filter(|_| guaranteed);
+        let fits = match pinned {
+            Some(message) => Err(("Infeasible", message.to_owned())),
+            None => admission::fits(&self.kubelet, &self.desired),
+        };
+        if let Err((reason, message)) = fits {
             let note = Note { reason, message, generation };
             let told = self.progress.pending.as_ref().is_some_and(|p| p.reason == reason && p.generation == generation);
             if !told {
@@ -214,7 +221,8 @@ impl Worker {
                 anyhow::bail!("attempting to set container memory limit ({limit}) below current usage ({used})");
             }
         }
-        let wanted = resources::container(&self.pod, &change.container, kubelet.node.limit_settings(kubelet));
+        let mut wanted = resources::container(&self.pod, &change.container, kubelet.node.limit_settings(kubelet));
+        kubelet.placement.apply(&self.uid, &change.container.name, &mut wanted);
         Ok(kubelet.runtime.update_resources(&change.view.id, wanted).await?)
     }
 }

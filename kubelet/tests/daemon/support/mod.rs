@@ -3,6 +3,7 @@
 mod cri;
 mod cri_state;
 mod node;
+mod plugin;
 
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ pub use crate::neighbour::{ApiServer, free_port};
 pub use cri::FakeRuntime;
 pub use cri_state::Script;
 pub use node::Node;
+pub use plugin::{FakePlugin, call};
 
 /// Waits until `probe` finds something; what was seen last is told when it never does.
 pub async fn eventually<T>(what: &str, mut probe: impl AsyncFnMut() -> Result<T, String>) -> T {

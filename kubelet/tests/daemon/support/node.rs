@@ -39,12 +39,15 @@ impl Node {
 
     /// Nothing but the runtime runs yet.
     pub async fn prepare(settings: Value) -> Self {
+        Self::prepare_with(settings, &[]).await
+    }
+
+    /// The same with flags for the API server.
+    pub async fn prepare_with(settings: Value, flags: &[&str]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir_all(dir.path().join("manifests")).unwrap();
-        let api_server = ApiServer::prepare_with(&[
-            "--enable-admission-plugins=NodeRestriction",
-            "--disable-admission-plugins=ServiceAccount",
-        ]);
+        let own = ["--enable-admission-plugins=NodeRestriction", "--disable-admission-plugins=ServiceAccount"];
+        let api_server = ApiServer::prepare_with(&[&own[..], flags].concat());
         let runtime = FakeRuntime::start(&dir.path().join("cri.sock"));
         let client = api_server.admin().await;
         Self { api_server, runtime, client, dir, settings, kubelet: None }
@@ -83,7 +86,16 @@ impl Node {
     }
 
     pub fn start_kubelet(&mut self) {
-        let options: kubelet::Options = common::config::try_parse_from(self.command_line()).unwrap();
+        self.start_kubelet_with(&[]);
+    }
+
+    /// Starts the kubelet with these flags in place of its own of the same name.
+    pub fn start_kubelet_with(&mut self, flags: &[String]) {
+        let name = |flag: &String| flag.split('=').next().unwrap_or_default().to_owned();
+        let mut line = self.command_line();
+        line.retain(|own| !flags.iter().any(|flag| name(flag) == name(own)));
+        line.extend_from_slice(flags);
+        let options: kubelet::Options = common::config::try_parse_from(line).unwrap();
         let shutdown = CancellationToken::new();
         let task = tokio::spawn(kubelet::run(options, shutdown.clone()));
         self.kubelet = Some((task, shutdown));
