@@ -8,6 +8,7 @@ pub(crate) mod bootstrap_token;
 pub(crate) mod consistency;
 pub(crate) mod csr;
 pub(crate) mod discovery;
+mod dump;
 pub(crate) mod eviction;
 pub(crate) mod expectations;
 pub(crate) mod freshness;
