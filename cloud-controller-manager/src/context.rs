@@ -12,6 +12,7 @@ use crate::options::Options;
 use crate::provider::CloudProvider;
 
 /// Handed to each controller's `start`.
+#[derive(Clone)]
 pub(crate) struct Context {
     /// The cloud.
     pub(crate) provider: Arc<dyn CloudProvider>,
@@ -25,4 +26,11 @@ pub(crate) struct Context {
     pub(crate) options: Arc<Options>,
     /// Ends everything.
     pub(crate) shutdown: CancellationToken,
+}
+
+impl Context {
+    /// For one controller, who waits for no informers but those that it asks for.
+    pub(crate) fn with_own_caches(&self) -> Self {
+        Self { factory: Arc::new(self.factory.view()), ..self.clone() }
+    }
 }

@@ -13,7 +13,7 @@ mod testing;
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use common::controlplane::{ControlPlane, run_controllers};
+use common::controlplane::{ControlPlane, Controller, run_controllers};
 use common::events::Recorder;
 use common::informer::Factory;
 use common::serving::Health;
@@ -64,8 +64,13 @@ fn configz(options: &Options, enabled: &[&'static Descriptor]) -> serde_json::Va
 async fn lead_controllers(ctx: &Context, enabled: &[&'static Descriptor], health: &Health) -> anyhow::Result<()> {
     let mut tasks = Vec::new();
     for descriptor in enabled {
-        let task = (descriptor.start)(ctx).with_context(|| format!("cannot start {}", descriptor.name))?;
-        tasks.extend(task.map(|task| (descriptor.name, measured(descriptor.alias, task))));
+        let own = ctx.with_own_caches();
+        let task = (descriptor.start)(&own).with_context(|| format!("cannot start {}", descriptor.name))?;
+        tasks.extend(task.map(|task| Controller {
+            name: descriptor.name,
+            caches: own.factory,
+            task: measured(descriptor.alias, task),
+        }));
     }
     run_controllers(ctx.factory.clone(), tasks, health, &ctx.shutdown).await
 }

@@ -28,6 +28,7 @@ const NAMESPACE: &str = "kube-system";
 const TOKEN_SECONDS: i64 = 3600;
 
 /// Makes the clients.
+#[derive(Clone)]
 pub(crate) struct Clients {
     root: Client,
     anonymous: Option<Client>,

@@ -12,6 +12,7 @@ use crate::events::Events;
 use crate::options::Options;
 
 /// Handed to each controller's `start`.
+#[derive(Clone)]
 pub(crate) struct Context {
     /// The one informer per type that all controllers share.
     pub(crate) factory: Arc<Factory>,
@@ -28,6 +29,11 @@ pub(crate) struct Context {
 }
 
 impl Context {
+    /// For one controller, who waits for no informers but those that it asks for.
+    pub(crate) fn with_own_caches(&self) -> Self {
+        Self { factory: Arc::new(self.factory.view()), ..self.clone() }
+    }
+
     /// The client of a controller, under its service account when `--use-service-account-credentials` is set.
     pub(crate) fn client(&self, service_account: &str) -> Client {
         self.clients.client(service_account)

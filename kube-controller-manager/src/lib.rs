@@ -15,7 +15,7 @@ mod shared;
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use common::controlplane::{ControlPlane, run_controllers};
+use common::controlplane::{ControlPlane, Controller, run_controllers};
 use common::informer::Factory;
 use common::serving::Health;
 use tokio_util::sync::CancellationToken;
@@ -63,7 +63,9 @@ async fn lead_controllers(ctx: &Context, enabled: &[&'static Descriptor], health
     let mut tasks = Vec::new();
     for descriptor in enabled {
         let Some(start) = descriptor.start else { continue };
-        tasks.push((descriptor.name, start(ctx).with_context(|| format!("cannot start {}", descriptor.name))?));
+        let own = ctx.with_own_caches();
+        let task = start(&own).with_context(|| format!("cannot start {}", descriptor.name))?;
+        tasks.push(Controller { name: descriptor.name, caches: own.factory, task });
     }
     run_controllers(ctx.factory.clone(), tasks, health, &ctx.shutdown).await
 }

@@ -8,8 +8,18 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{informer::Factory, serving::Health};
 
-/// A controller that is set up (informers requested, handlers registered) and runs when polled, after the shared caches are in sync.
+/// A controller that is set up (informers requested, handlers registered) and runs when polled, after its caches are in sync.
 pub type Task = BoxFuture<'static, ()>;
+
+/// A task by name, with its own view of the shared caches.
+pub struct Controller {
+    /// Upstream's name.
+    pub name: &'static str,
+    /// What it reads: the view that it asked for its informers.
+    pub caches: Arc<Factory>,
+    /// Its work.
+    pub task: Task,
+}
 
 /// Picks from a table of controllers (`names`: of each its name and aliases, and whether it runs under `*`) those that
 /// `--controllers` asks for, in the table's order.
@@ -41,14 +51,14 @@ pub fn select_controllers<'a, T>(
     Ok(table.iter().filter(is_on).collect())
 }
 
-/// Fills the caches, then runs the controllers until they end, which they do at shutdown. Each has upstream's check on /healthz;
-/// /readyz has `informer-sync`.
+/// Fills the caches of `factory`, runs each controller as soon as its own are filled, until they end, which they do at shutdown.
+/// Each has upstream's check on /healthz; /readyz has `informer-sync`.
 ///
 /// # Errors
 /// A controller that panicked.
 pub async fn run_controllers(
     factory: Arc<Factory>,
-    controllers: Vec<(&'static str, Task)>,
+    controllers: Vec<Controller>,
     health: &Health,
     shutdown: &CancellationToken,
 ) -> anyhow::Result<()> {
@@ -57,12 +67,12 @@ pub async fn run_controllers(
         missing if missing.is_empty() => Ok(()),
         missing => Err(format!("not synced: {}", missing.join(","))),
     });
-    let start = |(name, task): (&'static str, Task)| {
+    let start = |Controller { name, caches, task }: Controller| {
         health.register_at(&["healthz"], name, || Ok(()));
         tracing::info!(controller = name, "starting");
-        let (factory, shutdown) = (factory.clone(), shutdown.clone());
+        let shutdown = shutdown.clone();
         tokio::spawn(async move {
-            if factory.wait_for_sync(&shutdown).await {
+            if caches.wait_for_sync(&shutdown).await {
                 task.await;
             }
         })
@@ -80,7 +90,7 @@ pub async fn run_controllers(
     Ok(())
 }
 
-/// Says which caches keep the controllers from starting.
+/// Says which caches keep controllers from starting.
 async fn tell_what_is_missing(factory: Arc<Factory>, shutdown: CancellationToken) {
     let mut every = tokio::time::interval(Duration::from_secs(10));
     every.tick().await;

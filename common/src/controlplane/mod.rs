@@ -9,7 +9,7 @@ use anyhow::Context as _;
 use kube::Client;
 use tokio_util::sync::CancellationToken;
 
-pub use controllers::{Task, run_controllers, select_controllers};
+pub use controllers::{Controller, Task, run_controllers, select_controllers};
 
 use crate::{
     client::{Reach, connect_reporting},

@@ -3,7 +3,8 @@
 use std::{
     any::Any,
     any::TypeId,
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap, HashSet},
+    pin::pin,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -11,6 +12,7 @@ use std::{
 use futures::{StreamExt, future::BoxFuture};
 use kube::{Api, runtime::watcher};
 use parking_lot::Mutex;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::cache::{Informer, InformerOptions, Object, object_key};
@@ -18,7 +20,9 @@ use super::cache::{Informer, InformerOptions, Object, object_key};
 const BACKOFF_MIN: Duration = Duration::from_millis(50);
 const BACKOFF_MAX: Duration = Duration::from_secs(10);
 
-type RunFn = Box<dyn FnOnce(kube::Client, CancellationToken) -> BoxFuture<'static, ()> + Send>;
+/// Type and selectors.
+type Key = (TypeId, String);
+type RunFn = Box<dyn FnOnce(Arc<Shared>, CancellationToken) -> BoxFuture<'static, ()> + Send>;
 type SyncFn = Box<dyn Fn() -> bool + Send + Sync>;
 
 struct Entry {
@@ -28,21 +32,36 @@ struct Entry {
     run: Option<RunFn>,
 }
 
+struct Shared {
+    client: kube::Client,
+    entries: Mutex<HashMap<Key, Entry>>,
+    /// A first list has arrived.
+    synced: Notify,
+}
+
 /// Makes and starts informers. Ask for all you need, register handlers and indexes, then [`Factory::start`].
 pub struct Factory {
-    client: kube::Client,
-    entries: Mutex<HashMap<(TypeId, String), Entry>>,
+    shared: Arc<Shared>,
+    /// What was asked of this view; None: the factory itself, to which all belongs.
+    asked: Option<Mutex<HashSet<Key>>>,
 }
 
 impl Factory {
     /// A factory whose informers use this client.
     pub fn new(client: kube::Client) -> Self {
-        Self { client, entries: Mutex::new(HashMap::new()) }
+        let shared = Shared { client, entries: Mutex::default(), synced: Notify::new() };
+        Self { shared: Arc::new(shared), asked: None }
+    }
+
+    /// The same informers seen by one user, who waits only for those that were asked of this view.
+    #[must_use]
+    pub fn view(&self) -> Self {
+        Self { shared: self.shared.clone(), asked: Some(Mutex::default()) }
     }
 
     /// The client, for those who also write.
     pub fn client(&self) -> &kube::Client {
-        &self.client
+        &self.shared.client
     }
 
     /// The informer over every object of the type.
@@ -61,8 +80,12 @@ impl Factory {
     /// The informer with these options; who asks first decides the transform, selectors make separate informers.
     pub fn informer_with<K: Object>(&self, options: InformerOptions<K>) -> Arc<Informer<K>> {
         let selector = format!("{:?} {:?}", options.field_selector, options.label_selector);
-        let mut entries = self.entries.lock();
-        let known = entries.get(&(TypeId::of::<K>(), selector.clone()));
+        let key = (TypeId::of::<K>(), selector);
+        if let Some(asked) = &self.asked {
+            asked.lock().insert(key.clone());
+        }
+        let mut entries = self.shared.entries.lock();
+        let known = entries.get(&key);
         if let Some(informer) = known.and_then(|entry| entry.informer.clone().downcast::<Informer<K>>().ok()) {
             return informer;
         }
@@ -72,35 +95,41 @@ impl Factory {
             informer: informer.clone(),
             name: K::kind(&()).into_owned(),
             synced: Box::new(move || for_sync.has_synced()),
-            run: Some(Box::new(move |client, shutdown| Box::pin(run(for_run, client, shutdown)))),
+            run: Some(Box::new(move |shared, shutdown| Box::pin(run(for_run, shared, shutdown)))),
         };
-        entries.insert((TypeId::of::<K>(), selector), entry);
+        entries.insert(key, entry);
         informer
     }
 
-    /// Starts every informer that is not running yet; may be called again after asking for more.
+    /// Starts every informer that is not running yet, also those of other views; may be called again after asking for more.
     pub fn start(&self, shutdown: &CancellationToken) {
-        for entry in self.entries.lock().values_mut() {
+        for entry in self.shared.entries.lock().values_mut() {
             if let Some(run) = entry.run.take() {
-                tokio::spawn(run(self.client.clone(), shutdown.clone()));
+                tokio::spawn(run(self.shared.clone(), shutdown.clone()));
             }
         }
     }
 
     /// The kinds whose first list has not arrived.
     pub fn unsynced(&self) -> Vec<String> {
-        self.entries.lock().values().filter(|entry| !(entry.synced)()).map(|entry| entry.name.clone()).collect()
+        let asked = self.asked.as_ref().map(Mutex::lock);
+        let mine = |key: &Key| asked.as_ref().is_none_or(|asked| asked.contains(key));
+        let entries = self.shared.entries.lock();
+        let missing = entries.iter().filter(|(key, entry)| mine(key) && !(entry.synced)());
+        missing.map(|(_, entry)| entry.name.clone()).collect()
     }
 
-    /// Waits until every started informer has its first list; false when cancelled before.
+    /// Waits until every informer has its first list; false when cancelled before.
     pub async fn wait_for_sync(&self, shutdown: &CancellationToken) -> bool {
-        let mut tick = tokio::time::interval(Duration::from_millis(20));
         loop {
+            // Listening begins before the look, so that no arrival is missed between the two.
+            let mut arrival = pin!(self.shared.synced.notified());
+            arrival.as_mut().enable();
             if self.unsynced().is_empty() {
                 return true;
             }
             tokio::select! {
-                _ = tick.tick() => {}
+                () = arrival => {}
                 () = shutdown.cancelled() => return false,
             }
         }
@@ -115,9 +144,9 @@ fn watch_config<K: Object>(options: &InformerOptions<K>) -> watcher::Config {
 }
 
 /// Keeps one cache up to date until cancelled. Failures are logged and retried with a bounded, jittered back-off.
-async fn run<K: Object>(informer: Arc<Informer<K>>, client: kube::Client, shutdown: CancellationToken) {
+async fn run<K: Object>(informer: Arc<Informer<K>>, shared: Arc<Shared>, shutdown: CancellationToken) {
     let kind = K::kind(&()).into_owned();
-    let mut stream = watcher::watcher(Api::<K>::all(client), watch_config(&informer.options)).boxed();
+    let mut stream = watcher::watcher(Api::<K>::all(shared.client.clone()), watch_config(&informer.options)).boxed();
     let mut list = List { seen: BTreeSet::new(), since: Instant::now() };
     let mut delay = BACKOFF_MIN;
     loop {
@@ -132,7 +161,11 @@ async fn run<K: Object>(informer: Arc<Informer<K>>, client: kube::Client, shutdo
                 if !matches!(event, watcher::Event::Init) {
                     delay = BACKOFF_MIN;
                 }
+                let listed = matches!(event, watcher::Event::InitDone);
                 step(&informer, &mut list, event);
+                if listed {
+                    shared.synced.notify_waiters();
+                }
             }
             Some(Err(error)) => {
                 tracing::warn!(%kind, error = crate::client::brief(&error), "watch failed; retrying");

@@ -92,3 +92,22 @@ async fn follows_the_server_through_an_expired_watch() {
     assert!(agent.starts_with("kube-test/v1.36.1 (linux/"), "{agent}");
     shutdown.cancel();
 }
+
+#[tokio::test]
+async fn a_view_waits_for_its_own_informers_alone() {
+    let server = tower::service_fn(|_: Request<kube::client::Body>| async {
+        Err::<Response<kube::client::Body>, std::io::Error>(std::io::ErrorKind::NotConnected.into())
+    });
+    let factory = Factory::new(kube::Client::new(server, "default"));
+    let (one, other) = (factory.view(), factory.view());
+    let maps = one.informer::<ConfigMap>();
+    assert!(Arc::ptr_eq(&maps, &other.informer::<ConfigMap>()), "views share informers");
+    other.informer::<k8s_openapi::api::core::v1::Pod>();
+    assert_eq!(one.unsynced(), ["ConfigMap"]);
+    maps.list_done(&std::collections::BTreeSet::new(), std::time::Instant::now());
+    let shutdown = CancellationToken::new();
+    assert!(one.wait_for_sync(&shutdown).await);
+    assert_eq!((other.unsynced(), factory.unsynced()), (vec!["Pod".to_owned()], vec!["Pod".to_owned()]));
+    shutdown.cancel();
+    assert!(!other.wait_for_sync(&shutdown).await);
+}
