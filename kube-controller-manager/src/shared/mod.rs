@@ -15,6 +15,7 @@ pub(crate) mod freshness;
 pub(crate) mod hash;
 pub(crate) mod history;
 pub(crate) mod meta;
+pub(crate) mod metrics;
 pub(crate) mod overlay;
 pub(crate) mod owned;
 pub(crate) mod owner;

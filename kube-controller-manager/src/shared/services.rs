@@ -16,6 +16,8 @@ use super::{pods, selector};
 
 /// The label of endpoints and slices of headless Services.
 pub(crate) const HEADLESS: &str = "service.kubernetes.io/headless";
+/// The label of nodes that says their zone.
+pub(crate) const ZONE: &str = "topology.kubernetes.io/zone";
 /// When the change that led to this state happened.
 pub(crate) const TRIGGER_TIME: &str = "endpoints.kubernetes.io/last-change-trigger-time";
 

@@ -1,6 +1,10 @@
 //! `endpointslice-controller`: publishes where the pods of each Service are.
 
+mod hints;
+mod metrics;
 mod plan;
+mod topology;
+mod zones;
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -13,8 +17,11 @@ use kube::api::{DeleteParams, PostParams};
 use kube::{Api, Client};
 use parking_lot::Mutex;
 
-use self::plan::{CONTROLLER, Changes, Input, NodeInfo};
+use self::hints::Hints;
+use self::metrics::Totals;
+use self::plan::{CONTROLLER, Changes, Input, NodeInfo, Plan};
 pub(crate) use self::plan::{MANAGED_BY, SERVICE_NAME, ports_key};
+use self::zones::Zones;
 use crate::context::{Context, Task};
 use crate::events::{Events, reference};
 use crate::shared::freshness::Freshness;
@@ -47,6 +54,8 @@ pub(crate) fn start(ctx: &Context) -> anyhow::Result<Task> {
         freshness: Freshness::default(),
         triggers: TriggerTimes::default(),
         waiting: Mutex::default(),
+        zones: Zones::default(),
+        totals: Totals::default(),
         max_endpoints: ctx.options.max_endpoints_per_slice,
         batch: ctx.options.endpointslice_updates_batch_period,
     });
@@ -56,7 +65,16 @@ pub(crate) fn start(ctx: &Context) -> anyhow::Result<Task> {
         let queue = controller.queue.clone();
         run_workers("endpoint_slice", queue, workers, shutdown, move |key: String| {
             let controller = controller.clone();
-            async move { controller.sync(&key).await }
+            async move {
+                let result = controller.sync(&key).await;
+                let label = match &result {
+                    Ok(()) => "success",
+                    Err(SyncError::Stale) => "stale",
+                    Err(SyncError::Api(_)) => "error",
+                };
+                metrics::SYNCS.inc(&[label]);
+                result
+            }
         })
         .await;
     }))
@@ -74,6 +92,8 @@ struct Controller {
     triggers: TriggerTimes,
     /// Services some of whose pods are on nodes that are not known yet.
     waiting: Mutex<HashSet<String>>,
+    zones: Zones,
+    totals: Totals,
     max_endpoints: usize,
     batch: Duration,
 }
@@ -92,12 +112,24 @@ impl Controller {
         let c = self.clone();
         self.slices.on_event(move |event| c.on_slice(event));
         let c = self.clone();
-        self.nodes.on_event(move |event: &Event<Node>| {
-            if let Event::Added(_) = event {
-                let waiting = std::mem::take(&mut *c.waiting.lock());
-                waiting.into_iter().for_each(|key| c.queue.add(key));
-            }
-        });
+        self.nodes.on_event(move |event| c.on_node(event));
+    }
+
+    fn on_node(&self, event: &Event<Node>) {
+        if let Event::Added(_) = event {
+            let waiting = std::mem::take(&mut *self.waiting.lock());
+            waiting.into_iter().for_each(|key| self.queue.add(key));
+        }
+        let place = |node: &Node| (topology::is_ready(node), node.label(services::ZONE).map(str::to_owned));
+        let same = matches!(event, Event::Updated { old, new } if place(old) == place(new));
+        if !same && self.zones.outdated() {
+            let shares = self.shares();
+            self.zones.overloaded(shares.as_deref()).into_iter().for_each(|key| self.queue.add(key));
+        }
+    }
+
+    fn shares(&self) -> Option<Arc<topology::Shares>> {
+        self.zones.shares(|| topology::shares(self.nodes.list().iter().map(|node| &**node)))
     }
 
     fn knows_node_of(&self, pod: &Pod) -> bool {
@@ -131,6 +163,8 @@ impl Controller {
             // Its slices go with it, through their owner reference.
             self.freshness.forget(key);
             self.triggers.forget(key);
+            self.zones.forget(key);
+            self.totals.forget(key);
             return Ok(());
         };
         if services::selector_of(&service).is_none() {
@@ -142,25 +176,31 @@ impl Controller {
         }
         slices.retain(|s| !s.is_deleting());
         let pods = services::pods_of(&service, &self.pods);
-        let node = |name: &str| match self.nodes.get("", name) {
-            Some(node) => NodeInfo::Known { zone: node.label("topology.kubernetes.io/zone").map(str::to_owned) },
-            None => NodeInfo::Unknown,
-        };
-        let changes = {
-            let input = Input { service: &service, node: &node, max_endpoints: self.max_endpoints };
-            plan::reconcile(&input, &pods, &slices)
-        };
+        let hints = Hints::of(&service);
+        let plan = self.plan(&service, hints, &pods, &slices);
         let trigger = self.triggers.next(key, &service, &pods);
-        let unknown = changes.unknown_nodes.clone();
-        if let Err(error) = self.write(key, &service, changes, trigger).await {
+        let unknown = plan.changes.unknown_nodes.clone();
+        let distribution = hints.traffic_distribution(&service);
+        self.totals.note(key, &plan.tally, distribution);
+        let about = reference(&*service);
+        for (warns, reason, message) in self.zones.note(key, plan.topology) {
+            match warns {
+                true => self.events.warning(&about, reason, message),
+                false => self.events.normal(&about, reason, message),
+            }
+        }
+        let written = plan.changes.len();
+        if let Err(error) = self.write(key, &service, plan.changes, trigger).await {
             if apierr::is_namespace_terminating(&error) {
                 return Ok(());
             }
             let message =
                 format!("Error updating Endpoint Slices for Service {namespace}/{name}: {}", apierr::message(&error));
-            self.events.warning(&reference(&*service), "FailedToUpdateEndpointSlices", message);
+            self.events.warning(&about, "FailedToUpdateEndpointSlices", message);
             return Err(error.into());
         }
+        let mode = if hints == Hints::Auto { "Auto" } else { "Disabled" };
+        metrics::CHANGED_PER_SYNC.observe(&[mode, distribution], written as f64);
         if !unknown.is_empty() {
             tracing::debug!(service = key, pods = ?unknown, "left out until their nodes are known");
             self.waiting.lock().insert(key.to_owned());
@@ -170,6 +210,16 @@ impl Controller {
             }
         }
         Ok(())
+    }
+
+    fn plan(&self, service: &Service, hints: Hints, pods: &[Arc<Pod>], slices: &[Arc<EndpointSlice>]) -> Plan {
+        let node = |name: &str| match self.nodes.get("", name) {
+            Some(node) => NodeInfo::Known { zone: node.label(services::ZONE).map(str::to_owned) },
+            None => NodeInfo::Unknown,
+        };
+        let shares = if hints == Hints::Auto { self.shares() } else { None };
+        let input = Input { service, node: &node, max_endpoints: self.max_endpoints, hints, shares: shares.as_deref() };
+        plan::reconcile(&input, pods, slices)
     }
 
     async fn write(
@@ -185,16 +235,19 @@ impl Controller {
             stamp(&mut slice, trigger);
             let created = api.create(&PostParams::default(), &slice).await?;
             self.freshness.wrote(key, &created.metadata);
+            metrics::CHANGES.inc(&["create"]);
         }
         for mut slice in changes.update {
             stamp(&mut slice, trigger);
             let updated = api.replace(slice.name_str(), &PostParams::default(), &slice).await?;
             self.freshness.wrote(key, &updated.metadata);
+            metrics::CHANGES.inc(&["update"]);
         }
         for slice in changes.delete {
             let params = pod_control::uid_precondition(DeleteParams::default(), slice.uid_str());
             apierr::ignore_not_found(api.delete(slice.name_str(), &params).await)?;
             self.freshness.deleted(key, &slice.metadata);
+            metrics::CHANGES.inc(&["delete"]);
         }
         Ok(())
     }

@@ -1,13 +1,15 @@
 //! Which slices a Service should have: endpoints grouped by their ports and packed into slices, changing
 //! as few existing slices as possible.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{ObjectReference, Pod, Service};
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
+use super::hints::{self, Hints, Slices};
+use super::topology::{self, Counts, Shares};
 use crate::shared::meta::MetaExt;
 use crate::shared::owner::controller_ref;
 use crate::shared::{pods, services};
@@ -26,6 +28,33 @@ pub(super) struct Changes {
     pub(super) unknown_nodes: Vec<String>,
 }
 
+impl Changes {
+    /// How many slices are written.
+    pub(super) fn len(&self) -> usize {
+        self.create.len() + self.update.len() + self.delete.len()
+    }
+}
+
+/// What to write, and what else is to know of it.
+#[derive(Debug, Default)]
+pub(super) struct Plan {
+    pub(super) changes: Changes,
+    /// Of each address type the endpoints by zone, or why there are no hints; only under [`Hints::Auto`].
+    pub(super) topology: Vec<(&'static str, Result<Counts, String>)>,
+    pub(super) tally: Tally,
+}
+
+/// Numbers for metrics.
+#[derive(Debug, Default, Clone, PartialEq)]
+pub(super) struct Tally {
+    /// Endpoints added and removed, by address type.
+    pub(super) moved: Vec<(usize, usize)>,
+    pub(super) endpoints: usize,
+    pub(super) slices: usize,
+    /// How many slices would hold these endpoints.
+    pub(super) ideal_slices: usize,
+}
+
 /// A node: known or not, and its zone.
 pub(super) enum NodeInfo {
     Unknown,
@@ -37,21 +66,25 @@ pub(super) struct Input<'a> {
     pub(super) service: &'a Service,
     pub(super) node: &'a dyn Fn(&str) -> NodeInfo,
     pub(super) max_endpoints: usize,
+    pub(super) hints: Hints,
+    /// The zones' shares, for [`Hints::Auto`].
+    pub(super) shares: Option<&'a Shares>,
 }
 
 /// Compares what should be with what is.
-pub(super) fn reconcile(input: &Input<'_>, pods: &[Arc<Pod>], existing: &[Arc<EndpointSlice>]) -> Changes {
+pub(super) fn reconcile(input: &Input<'_>, pods: &[Arc<Pod>], existing: &[Arc<EndpointSlice>]) -> Plan {
     let families = families(input.service);
-    let mut changes = Changes::default();
+    let mut plan = Plan::default();
     for slice in existing.iter().filter(|s| !families.contains(&s.address_type.as_str())) {
-        changes.delete.push((**slice).clone());
+        plan.changes.delete.push((**slice).clone());
     }
     for family in families {
         let of_family: Vec<&EndpointSlice> =
             existing.iter().map(|s| &**s).filter(|s| s.address_type == family).collect();
-        reconcile_family(input, family, pods, &of_family, &mut changes);
+        reconcile_family(input, family, pods, &of_family, &mut plan);
     }
-    changes
+    plan.tally.ideal_slices = plan.tally.ideal_slices.max(1);
+    plan
 }
 
 /// The address types of the Service.
@@ -87,12 +120,12 @@ struct Group {
 
 fn reconcile_family(
     input: &Input<'_>,
-    family: &str,
+    family: &'static str,
     pods: &[Arc<Pod>],
     existing: &[&EndpointSlice],
-    changes: &mut Changes,
+    plan: &mut Plan,
 ) {
-    let mut groups = wanted_groups(input, family, pods, &mut changes.unknown_nodes);
+    let mut groups = wanted_groups(input, family, pods, &mut plan.changes.unknown_nodes);
     let mut by_ports: BTreeMap<String, Vec<&EndpointSlice>> = BTreeMap::new();
     let mut mine = Changes::default();
     for slice in existing {
@@ -101,18 +134,43 @@ fn reconcile_family(
             false => mine.delete.push((*slice).clone()),
         }
     }
+    let mut moved = (0, 0);
     for (key, group) in &mut groups {
         let slices = by_ports.remove(key).unwrap_or_default();
-        pack(input, family, group, &slices, &mut mine);
+        plan.tally.endpoints += group.endpoints.len();
+        plan.tally.ideal_slices += group.endpoints.len().div_ceil(input.max_endpoints.max(1));
+        let (added, removed) = pack(input, family, group, &slices, &mut mine);
+        moved = (moved.0 + added, moved.1 + removed);
     }
     mine.delete.extend(by_ports.into_values().flatten().map(Clone::clone));
     if mine.delete.len() == existing.len() && mine.create.is_empty() {
         keep_placeholder(input, family, &mut mine);
     }
+    plan.tally.moved.push(moved);
+    plan.tally.slices += (existing.len() + mine.create.len()).saturating_sub(mine.delete.len());
+    let outcome = add_hints(input, existing, &mut mine);
+    plan.topology.extend(outcome.map(|outcome| (family, outcome)));
     reuse(input.service, &mut mine);
-    changes.create.append(&mut mine.create);
-    changes.update.append(&mut mine.update);
-    changes.delete.append(&mut mine.delete);
+    plan.changes.create.append(&mut mine.create);
+    plan.changes.update.append(&mut mine.update);
+    plan.changes.delete.append(&mut mine.delete);
+}
+
+/// Brings the hints of one address type up to date; also those of slices that would not be written otherwise.
+fn add_hints(input: &Input<'_>, existing: &[&EndpointSlice], changes: &mut Changes) -> Option<Result<Counts, String>> {
+    let changed: HashSet<&str> = changes.update.iter().chain(&changes.delete).map(MetaExt::name_str).collect();
+    let unchanged = existing.iter().filter(|s| !changed.contains(s.name_str())).copied().collect();
+    let (create, update) = (std::mem::take(&mut changes.create), std::mem::take(&mut changes.update));
+    let mut slices = Slices { create, update, unchanged };
+    let outcome = match input.hints {
+        Hints::Auto => Some(topology::assign(input.shares, &mut slices)),
+        kind => {
+            hints::set(kind, &mut slices);
+            None
+        }
+    };
+    (changes.create, changes.update) = (slices.create, slices.update);
+    outcome
 }
 
 fn wanted_groups(
@@ -209,11 +267,7 @@ fn identity(endpoint: &Endpoint) -> String {
 
 fn same_state(a: &Endpoint, b: &Endpoint) -> bool {
     let uid = |e: &Endpoint| e.target_ref.as_ref().and_then(|t| t.uid.clone());
-    a.conditions == b.conditions
-        && a.node_name == b.node_name
-        && a.zone == b.zone
-        && uid(a) == uid(b)
-        && b.hints.is_none()
+    a.conditions == b.conditions && a.node_name == b.node_name && a.zone == b.zone && uid(a) == uid(b)
 }
 
 fn is_owned(slice: &EndpointSlice, service: &Service) -> bool {
@@ -226,8 +280,15 @@ fn len(slice: &EndpointSlice) -> usize {
 }
 
 /// Fits one group into its slices: first drop and refresh in place, then fill slices that change anyway,
-/// then one unchanged slice that takes all the rest, then new ones.
-fn pack(input: &Input<'_>, family: &str, group: &mut Group, slices: &[&EndpointSlice], changes: &mut Changes) {
+/// then one unchanged slice that takes all the rest, then new ones. How many endpoints were added and removed.
+fn pack(
+    input: &Input<'_>,
+    family: &str,
+    group: &mut Group,
+    slices: &[&EndpointSlice],
+    changes: &mut Changes,
+) -> (usize, usize) {
+    let mut removed = 0;
     let labels = slice_labels(input.service);
     let mut update: Vec<EndpointSlice> = Vec::new();
     let mut unchanged: Vec<&EndpointSlice> = Vec::new();
@@ -242,6 +303,7 @@ fn pack(input: &Input<'_>, family: &str, group: &mut Group, slices: &[&EndpointS
             }
         }
         changed |= kept.len() != old.len();
+        removed += old.len() - kept.len();
         if changed && kept.is_empty() {
             changes.delete.push((*slice).clone());
         } else if changed || slice.metadata.labels.as_ref() != Some(&labels) {
@@ -253,6 +315,7 @@ fn pack(input: &Input<'_>, family: &str, group: &mut Group, slices: &[&EndpointS
             unchanged.push(slice);
         }
     }
+    let added = group.endpoints.len();
     // Fullest first, so that as few slices as possible stay half empty.
     update.sort_by_key(|s| std::cmp::Reverse(len(s)));
     for slice in &mut update {
@@ -272,6 +335,7 @@ fn pack(input: &Input<'_>, family: &str, group: &mut Group, slices: &[&EndpointS
         }
     }
     changes.update.append(&mut update);
+    (added, removed)
 }
 
 fn fill(slice: &mut EndpointSlice, rest: &mut Wanted, max: usize) {

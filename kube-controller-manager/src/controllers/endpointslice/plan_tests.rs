@@ -26,8 +26,19 @@ fn known(_: &str) -> NodeInfo {
     NodeInfo::Known { zone: Some("z1".into()) }
 }
 
+fn plan(
+    service: &Service,
+    pods: &[Arc<Pod>],
+    existing: &[Arc<EndpointSlice>],
+    max_endpoints: usize,
+    node: &dyn Fn(&str) -> NodeInfo,
+) -> Plan {
+    let input = Input { service, node, max_endpoints, hints: Hints::of(service), shares: None };
+    reconcile(&input, pods, existing)
+}
+
 fn run(service: &Service, pods: &[Arc<Pod>], existing: &[Arc<EndpointSlice>], max: usize) -> Changes {
-    reconcile(&Input { service, node: &known, max_endpoints: max }, pods, existing)
+    plan(service, pods, existing, max, &known).changes
 }
 
 /// The slices after the changes, as a server would hold them.
@@ -110,14 +121,14 @@ fn headless_without_ports_and_terminating_pods() {
     let mut p = (*pod(1, false)).clone();
     p.metadata.deletion_timestamp = Some(crate::shared::meta::now_time());
     let unknown = |_: &str| NodeInfo::Unknown;
-    let c = reconcile(&Input { service: &s, node: &unknown, max_endpoints: 100 }, &[Arc::new(p)], &[]);
+    let c = plan(&s, &[Arc::new(p)], &[], 100, &unknown).changes;
     let slice = &c.create[0];
     assert_eq!(slice.label(services::HEADLESS), Some(""));
     let conditions = slice.endpoints.as_ref().unwrap()[0].conditions.clone().unwrap();
     assert_eq!((conditions.ready, conditions.serving, conditions.terminating), (Some(true), Some(false), Some(true)));
     // An unknown node holds a pod back otherwise.
     let s = service(json!([{"port": 80}]));
-    let c = reconcile(&Input { service: &s, node: &unknown, max_endpoints: 100 }, &[pod(1, true)], &[]);
+    let c = plan(&s, &[pod(1, true)], &[], 100, &unknown).changes;
     assert_eq!(c.unknown_nodes, ["p0001"]);
     assert!(addresses(&apply(&[], &c)).is_empty());
 }
@@ -148,6 +159,39 @@ fn adding_one_touches_one_slice() {
     let c = run(&s, &more, &have, 100);
     assert_eq!((c.create.len(), c.update.len(), c.delete.len()), (0, 1, 0));
     assert_eq!(len(&c.update[0]), 51);
+}
+
+#[test]
+fn hints_come_and_go_with_the_field() {
+    let mut s = service(json!([{"port": 80, "targetPort": 8080}]));
+    let pods = [pod(1, true), pod(2, false)];
+    let have = apply(&[], &run(&s, &pods, &[], 100));
+    s.spec.as_mut().unwrap().traffic_distribution = Some("PreferSameNode".into());
+    let c = run(&s, &pods, &have, 100);
+    assert_eq!((c.create.len(), c.update.len(), c.delete.len()), (0, 1, 0));
+    let hints = |c: &Changes| serde_json::to_value(&c.update[0].endpoints).unwrap();
+    let both = json!({"forZones": [{"name": "z1"}], "forNodes": [{"name": "n1"}]});
+    assert_eq!((&hints(&c)[0]["hints"], &hints(&c)[1]["hints"]), (&both, &Value::Null));
+    let have = apply(&have, &c);
+    assert_eq!(run(&s, &pods, &have, 100), Changes::default(), "nothing more to write");
+    let ready = [pod(1, true), pod(2, true)];
+    assert_eq!(hints(&run(&s, &ready, &have, 100))[1]["hints"], both, "of those that become ready too");
+    s.spec.as_mut().unwrap().traffic_distribution = None;
+    let c = run(&s, &pods, &have, 100);
+    assert_eq!((c.update.len(), &hints(&c)[0]["hints"]), (1, &Value::Null));
+}
+
+#[test]
+fn the_tally_counts_endpoints_and_slices() {
+    let s = service(json!([{"port": 80, "targetPort": 8080}]));
+    let pods: Vec<_> = (0..25).map(|n| pod(n, true)).collect();
+    let first = plan(&s, &pods, &[], 10, &known);
+    let tally = |moved, endpoints, slices, ideal_slices| Tally { moved: vec![moved], endpoints, slices, ideal_slices };
+    assert_eq!(first.tally, tally((25, 0), 25, 3, 3));
+    let have = apply(&[], &first.changes);
+    assert_eq!(plan(&s, &pods[..5], &have, 10, &known).tally.moved, [(0, 20)]);
+    let have = apply(&[], &plan(&s, &[], &have, 10, &known).changes);
+    assert_eq!(plan(&s, &[], &have, 10, &known).tally, tally((0, 0), 0, 1, 1), "the placeholder");
 }
 
 proptest! {
