@@ -6,6 +6,7 @@ use std::time::Duration;
 use common::config::duration::format_go_duration;
 use serde_json::{Value, json};
 
+use crate::migration::Migration;
 use crate::options::Options;
 use crate::registry::Descriptor;
 
@@ -61,7 +62,9 @@ fn generic(options: &Options) -> Value {
             "EnableProfiling": generic.serving.profiling,
             "EnableContentionProfiling": generic.serving.contention_profiling,
         },
-        "LeaderMigrationEnabled": false,
+        "LeaderMigrationEnabled": options.migration.enable_leader_migration,
+        // What cannot be read has kept the daemon from starting.
+        "LeaderMigration": Migration::of(&options.migration, election).ok().flatten(),
     })
 }
 

@@ -8,6 +8,7 @@ use common::config::{flags, parse_go_duration};
 
 use crate::cluster_flags::{Mirroring, Signing, Tokens, Volumes};
 use crate::ignored_flags::Ignored;
+use crate::migration::MigrationFlags;
 
 /// The controller manager embeds the core control loops shipped with Kubernetes.
 #[derive(Debug, Clone, Parser)]
@@ -22,6 +23,8 @@ pub struct Options {
     pub generic: flags::ControllerManager,
     #[command(flatten)]
     pub ignored: Ignored,
+    #[command(flatten)]
+    pub migration: MigrationFlags,
     #[command(flatten)]
     pub signing: Signing,
     #[command(flatten)]

@@ -23,11 +23,27 @@ pub fn load_versioned<T: DeserializeOwned>(path: &Path, api_version: &str, kind:
     parse_versioned(&name, &text, api_version, kind)
 }
 
+/// As [`load_versioned`] of any of these versions, the newest first.
+pub fn load_any_version<T: DeserializeOwned>(path: &Path, api_versions: &[&str], kind: &str) -> Result<T, ConfigError> {
+    let name = path.display().to_string();
+    let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: name.clone(), source })?;
+    parse_any_version(&name, &text, api_versions, kind)
+}
+
 /// As [`load_versioned`] from text; `name` appears in errors.
 pub fn parse_versioned<T: DeserializeOwned>(
     name: &str,
     text: &str,
     api_version: &str,
+    kind: &str,
+) -> Result<T, ConfigError> {
+    parse_any_version(name, text, &[api_version], kind)
+}
+
+fn parse_any_version<T: DeserializeOwned>(
+    name: &str,
+    text: &str,
+    api_versions: &[&str],
     kind: &str,
 ) -> Result<T, ConfigError> {
     let invalid = |reason: String| ConfigError::Invalid { path: name.to_owned(), reason };
@@ -39,10 +55,12 @@ pub fn parse_versioned<T: DeserializeOwned>(
     if types.api_version.is_empty() {
         return Err(invalid("'apiVersion' is missing in the configuration".into()));
     }
-    if types.api_version != api_version || types.kind != kind {
+    if !api_versions.contains(&types.api_version.as_str()) || types.kind != kind {
         return Err(invalid(format!(
-            "no kind {:?} is registered for version {:?}; expected {kind:?} in {api_version:?}",
-            types.kind, types.api_version
+            "no kind {:?} is registered for version {:?}; expected {kind:?} in {:?}",
+            types.kind,
+            types.api_version,
+            api_versions.first().unwrap_or(&"")
         )));
     }
     if let Some(map) = document.as_object_mut() {

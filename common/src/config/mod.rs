@@ -11,7 +11,7 @@ pub mod version;
 
 pub use args::{Exit, flag_values, parse, try_parse_from};
 pub use duration::parse_go_duration;
-pub use file::{load_versioned, parse_versioned};
+pub use file::{load_any_version, load_versioned, parse_versioned};
 pub use flags::parse_go_bool;
 pub use gates::{FeatureGates, Gate, Stage, is_beta_on};
 

@@ -66,6 +66,13 @@ impl Election {
         Ok(Self { client, flags: flags.clone(), component: component.to_owned(), identity: identity(), watchdog })
     }
 
+    /// The same candidate under another lease of one daemon.
+    #[must_use]
+    pub fn with_identity(mut self, identity: &str) -> Self {
+        identity.clone_into(&mut self.identity);
+        self
+    }
+
     /// Who we are in the Lease.
     pub fn identity(&self) -> &str {
         &self.identity

@@ -10,6 +10,11 @@ fn status(error: &Error) -> Option<&Status> {
     }
 }
 
+/// The HTTP status that the server answered.
+pub(crate) fn code(error: &Error) -> Option<u16> {
+    status(error).map(|s| s.code).filter(|code| *code != 0)
+}
+
 /// The object does not exist.
 pub(crate) fn is_not_found(error: &Error) -> bool {
     status(error).is_some_and(|s| s.code == 404 || s.reason == "NotFound")

@@ -1,22 +1,28 @@
 //! The API calls of the CronJob controller, with their events.
 
 use std::collections::HashSet;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
-use common::telemetry;
 use jiff::Timestamp;
 use k8s_openapi::api::batch::v1::{CronJob, CronJobStatus, Job};
 use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use kube::api::{Api, DeleteParams, PostParams, PropagationPolicy};
-use prometheus::{Histogram, HistogramOpts};
 
 use super::plan::job_name;
 use super::{Controller, finished, zones};
 use crate::events::reference;
 use crate::shared::apierr;
 use crate::shared::meta::MetaExt;
+use crate::shared::metrics::{Buckets, Histogram};
 use crate::shared::owner::{controller_of, controller_ref};
+
+static SKEW: Histogram = Histogram::new(
+    "cronjob_controller_job_creation_skew_duration_seconds",
+    "Time between when a cronjob is scheduled to be run, and when the corresponding job is created",
+    &[],
+    Buckets::Exponential(1.0, 2.0, 10),
+);
 
 /// The Job's annotation with the time for which it was made.
 const SCHEDULED_AT: &str = "batch.kubernetes.io/cronjob-scheduled-timestamp";
@@ -150,8 +156,8 @@ impl Controller {
         let job = new_job(cj, name, at);
         let created = match self.jobs_api(cj).create(&PostParams::default(), &job).await {
             Ok(created) => {
-                if let (Some(metric), Some(created)) = (skew(), created.created()) {
-                    metric.observe(created.duration_since(at).as_secs_f64());
+                if let Some(created) = created.created() {
+                    SKEW.observe(&[], created.duration_since(at).as_secs_f64());
                 }
                 self.events.normal(&about, "SuccessfulCreate", format!("Created job {}", created.name_str()));
                 created
@@ -225,17 +231,6 @@ fn new_job(cj: &CronJob, name: String, at: Timestamp) -> Job {
         spec: template.spec,
         status: None,
     }
-}
-
-fn skew() -> Option<&'static Histogram> {
-    static METRIC: OnceLock<Option<Histogram>> = OnceLock::new();
-    let make = || {
-        let help = "Time between when a cronjob is scheduled to be run, and when the corresponding job is created";
-        let opts = HistogramOpts::new("cronjob_controller_job_creation_skew_duration_seconds", help);
-        let buckets = prometheus::exponential_buckets(1.0, 2.0, 10).ok()?;
-        Some(telemetry::register(Histogram::with_opts(opts.buckets(buckets)).ok()?))
-    };
-    METRIC.get_or_init(make).as_ref()
 }
 
 #[cfg(test)]

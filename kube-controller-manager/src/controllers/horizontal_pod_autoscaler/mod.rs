@@ -4,6 +4,7 @@ mod calculator;
 mod evaluate;
 mod limits;
 mod metrics;
+mod monitor;
 mod reconcile;
 mod status;
 
@@ -67,6 +68,11 @@ pub(crate) fn start(ctx: &Context) -> anyhow::Result<Task> {
     });
     let c = controller.clone();
     controller.autoscalers.on_event(move |event: &Event<HorizontalPodAutoscaler>| {
+        match event {
+            Event::Added(_) => monitor::AUTOSCALERS.add(&[], 1.0),
+            Event::Deleted(_) => monitor::AUTOSCALERS.add(&[], -1.0),
+            Event::Updated { .. } => {}
+        }
         // Nobody is in a hurry: also what is new is looked at once per period.
         c.queue.add_after(object_key(&**event.object()), c.settings.period);
     });
@@ -105,6 +111,7 @@ impl Controller {
         let Some(hpa) = self.autoscalers.get(namespace, name) else {
             self.memories.lock().remove(key);
             self.selectors.lock().remove(key);
+            monitor::forget((namespace, name));
             return;
         };
         if let Err(error) = self.reconcile(key, &hpa).await {

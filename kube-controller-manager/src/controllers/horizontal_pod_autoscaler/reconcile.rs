@@ -1,5 +1,7 @@
 //! One look at an autoscaler: read the scale, evaluate the metrics, set the scale, say so.
 
+use std::time::Instant;
+
 use common::informer::object_key;
 use common::meta::LabelSelector;
 use k8s_openapi::api::autoscaling::v1::Scale;
@@ -12,6 +14,7 @@ use kube::api::{Api, PostParams};
 use super::Controller;
 use super::evaluate::{Failed, Target};
 use super::limits::Request;
+use super::monitor;
 use super::status::{self, ABLE, ACTIVE, AT_ZERO, LIMITED};
 use crate::events::reference;
 use crate::shared::apierr;
@@ -41,7 +44,10 @@ impl Controller {
     pub(super) async fn reconcile(&self, key: &str, hpa: &HorizontalPodAutoscaler) -> Result<(), String> {
         let spec = &hpa.spec;
         let mut status = hpa.status.clone().unwrap_or_default();
+        let started = Instant::now();
         let result = self.look(key, hpa, spec, &mut status).await;
+        monitor::reconciled(hpa.status.as_ref(), &status, result.is_ok(), started.elapsed());
+        monitor::desired((hpa.ns_str(), hpa.name_str()), &status);
         if hpa.status.as_ref() != Some(&status) {
             self.write_status(hpa, status).await?;
         }

@@ -3,6 +3,7 @@
 mod backoff;
 pub(crate) mod facts;
 mod indexes;
+mod metrics;
 mod pods;
 mod policies;
 mod run;
@@ -111,7 +112,10 @@ struct Controller {
 impl Controller {
     fn on_job(&self, event: &Event<Job>) {
         match event {
-            Event::Added(job) => self.owners.queue.add(object_key(&**job)),
+            Event::Added(job) => {
+                metrics::seen(job);
+                self.owners.queue.add(object_key(&**job));
+            }
             Event::Updated { new, .. } if new.is_finished() => {
                 self.records.forget(&object_key(&**new));
                 self.orphans.add(Orphan::Job(new.uid_str().to_owned()));
@@ -130,6 +134,12 @@ impl Controller {
     }
 
     fn on_pod(&self, event: &Event<Pod>) {
+        let (before, after) = match event {
+            Event::Added(pod) => (None, Some(&**pod)),
+            Event::Updated { old, new } => (Some(&**old), Some(&**new)),
+            Event::Deleted(pod) => (Some(&**pod), None),
+        };
+        metrics::pod_changed(before, after);
         match event {
             Event::Added(pod) if pod.is_deleting() => self.pod_gone(pod, false),
             Event::Added(pod) => match controller_of(&pod.metadata) {

@@ -1,6 +1,7 @@
 //! One run for one Job: look, work on its pods, count what finished, write the status.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use common::informer::{object_key, split_key};
 use futures::{StreamExt, stream};
@@ -10,6 +11,7 @@ use kube::api::{Api, PostParams};
 
 use super::Controller;
 use super::facts::{COMPLETE, FINALIZER, JobExt, is_tracked};
+use super::metrics::{self, Action, Counted};
 use super::run::{Run, Work};
 use super::track::{Tracking, settle};
 use crate::events::reference;
@@ -41,6 +43,13 @@ impl Controller {
             self.control.events.warning(&reference(&*job), "UnknownCompletionMode", message.into());
             return Ok(());
         }
+        let (started, mut action) = (Instant::now(), Action::Reconciling);
+        let result = self.work_on(key, &job, &mut action).await;
+        metrics::synced(&job, result.is_ok(), action, started.elapsed());
+        result
+    }
+
+    async fn work_on(&self, key: &str, job: &Arc<Job>, action: &mut Action) -> Result<(), kube::Error> {
         let selector = match job.selector() {
             Ok(selector) => selector,
             Err(error) => {
@@ -50,17 +59,17 @@ impl Controller {
         };
         let satisfied = self.owners.expectations.satisfied(key);
         let matches = |pod: &Pod| selector::selects(&selector, &pod.metadata);
-        let candidates = Owners::candidates(&*job, &self.pods);
-        let pods = owned::claim(&self.control.client, &*job, candidates, matches, Some(FINALIZER)).await?;
+        let candidates = Owners::candidates(&**job, &self.pods);
+        let pods = owned::claim(&self.control.client, &**job, candidates, matches, Some(FINALIZER)).await?;
         let unfinalized = self.unfinalized.lock().get(key).cloned().unwrap_or_default();
         let before = job.status.clone().unwrap_or_default();
-        let mut run = Run::new((*job).clone(), pods, unfinalized, self.records.get(key), now());
+        let mut run = Run::new((**job).clone(), pods, unfinalized, self.records.get(key), now());
         if let Some(deadline) = run.deadline {
             self.owners.queue.add_after(key.to_owned(), deadline);
         }
         let (result, suspension_changed) = match run.finished {
             Some(_) => (self.end(&mut run, satisfied).await, false),
-            None => self.go_on(key, &mut run, satisfied).await,
+            None => self.go_on(key, &mut run, satisfied, action).await,
         };
         let write = suspension_changed || set_counts(&mut run, &before);
         self.track(key, &mut run, write).await?;
@@ -79,10 +88,16 @@ impl Controller {
     }
 
     /// The Job goes on: pods are created and deleted as needed. Tells whether the Suspended condition changed.
-    async fn go_on(&self, key: &str, run: &mut Run, satisfied: bool) -> (Result<(), kube::Error>, bool) {
+    async fn go_on(
+        &self,
+        key: &str,
+        run: &mut Run,
+        satisfied: bool,
+        action: &mut Action,
+    ) -> (Result<(), kube::Error>, bool) {
         let acts = satisfied && !run.job.is_deleting();
         let result = match acts {
-            true => self.manage(key, run).await,
+            true => self.manage(key, run, action).await,
             false => Ok(()),
         };
         if run.is_complete() {
@@ -97,8 +112,14 @@ impl Controller {
         (result, false)
     }
 
-    async fn manage(&self, key: &str, run: &mut Run) -> Result<(), kube::Error> {
-        match run.work() {
+    async fn manage(&self, key: &str, run: &mut Run, action: &mut Action) -> Result<(), kube::Error> {
+        let work = run.work();
+        *action = match &work {
+            Work::Nothing | Work::Wait(_) => Action::Tracking,
+            Work::Delete(_) => Action::PodsDeleted,
+            Work::Create(..) => Action::PodsCreated,
+        };
+        match work {
             Work::Nothing => Ok(()),
             Work::Wait(delay) => {
                 self.owners.queue.add_after(key.to_owned(), delay.max(super::BATCH));
@@ -148,6 +169,7 @@ impl Controller {
         for _ in created..count {
             self.owners.expectations.creation_observed(key);
         }
+        metrics::created(&run.job, run.failed > 0, run.terminating > 0, (created, count - created));
         run.active += i32::try_from(created).unwrap_or(i32::MAX);
         result
     }
@@ -188,10 +210,11 @@ impl Controller {
 
     /// Counts finished pods (see [`super::track`]) and writes the status, also the last one.
     async fn track(&self, key: &str, run: &mut Run, write: bool) -> Result<(), kube::Error> {
+        let mut counted = Counted::of(&run.job);
         let mut tracking = run.track();
         tracking.write |= write;
         if tracking.write {
-            self.write_status(key, run).await?;
+            self.write_status(key, run, &mut counted).await?;
             self.records.set(key, run.record);
             tracking.write = false;
         }
@@ -199,13 +222,13 @@ impl Controller {
         tracking.write |= settle(run.job.status.get_or_insert_default(), &tracking.tracked);
         if let Err(error) = released {
             if tracking.write {
-                self.write_status(key, run).await?;
+                self.write_status(key, run, &mut counted).await?;
             }
             return Err(error);
         }
         let finished = !tracking.full && run.finish();
         if tracking.write || finished {
-            self.write_status(key, run).await?;
+            self.write_status(key, run, &mut counted).await?;
         }
         if finished {
             self.tell_finished(run);
@@ -241,16 +264,18 @@ impl Controller {
         outcome
     }
 
-    async fn write_status(&self, key: &str, run: &mut Run) -> Result<(), kube::Error> {
+    async fn write_status(&self, key: &str, run: &mut Run, counted: &mut Counted) -> Result<(), kube::Error> {
         let api: Api<Job> = Api::namespaced(self.control.client.clone(), run.job.ns_str());
         run.job = api.replace_status(run.job.name_str(), &PostParams::default(), &run.job).await?;
         self.consistency.wrote(key, &run.job);
+        counted.advance(&run.job);
         Ok(())
     }
 
     fn tell_finished(&self, run: &Run) {
         let Some(end) = &run.finished else { return };
         let (about, events) = (reference(&run.job), &self.control.events);
+        metrics::finished(&run.job, end);
         if end.type_ != COMPLETE {
             let text = |v: &Option<String>| v.clone().unwrap_or_default();
             return events.warning(&about, &text(&end.reason), text(&end.message));

@@ -4,6 +4,7 @@
 //! Every heartbeat moves a node's deadline; the queue wakes at the deadline. Nothing is polled.
 
 mod health;
+mod zones;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -21,6 +22,7 @@ use serde_json::json;
 
 pub(crate) use self::health::ready_status;
 use self::health::{Health, ZoneState, desired_taints, eviction_taint, has_eviction_taint, zone_of, zone_state};
+use self::zones::Zones;
 use crate::context::{Context, Task};
 use crate::events::Events;
 use crate::options::Options;
@@ -68,7 +70,8 @@ pub(crate) fn start(ctx: &Context) -> anyhow::Result<Task> {
         pods,
         queue: WorkQueue::with_backoff("node_lifecycle_controller", Duration::from_millis(20), Duration::from_secs(30)),
         health: Mutex::default(),
-        zones: Mutex::default(),
+        zones: Zones::default(),
+        paces: Mutex::default(),
         options: ctx.options.clone(),
     });
     let c = controller.clone();
@@ -106,7 +109,8 @@ struct Controller {
     pods: Arc<Informer<Pod>>,
     queue: Arc<WorkQueue<String>>,
     health: Mutex<HashMap<String, Health>>,
-    zones: Mutex<HashMap<String, Pace>>,
+    zones: Zones,
+    paces: Mutex<HashMap<String, Pace>>,
     options: Arc<Options>,
 }
 
@@ -114,6 +118,10 @@ impl Controller {
     fn on_node(&self, event: &Event<Node>) {
         let node = event.object();
         let (name, reference) = (node.name_str(), node_reference(node));
+        match event {
+            Event::Deleted(_) => self.zones.forget(name),
+            _ => self.zones.note(node),
+        }
         match event {
             Event::Added(_) => {
                 let message = format!("Node {name} event: Registered Node {name} in Controller");
@@ -242,25 +250,14 @@ impl Controller {
         let patch = json!({"metadata": {"resourceVersion": node.version_str()}, "spec": {"taints": taints}});
         let api: Api<Node> = Api::all(self.client.clone());
         let result = api.patch(node.name_str(), &PatchParams::default(), &Patch::Merge(patch)).await;
+        if evict && result.is_ok() {
+            zones::EVICTIONS.inc(&[&zone_of(node)]);
+        }
         apierr::ignore_not_found(result)
     }
 
-    fn zone_counts(&self) -> HashMap<String, (usize, usize)> {
-        let mut zones: HashMap<String, (usize, usize)> = HashMap::new();
-        for node in self.nodes.list() {
-            if node.label("node.kubernetes.io/exclude-disruption").is_some() {
-                continue;
-            }
-            let counts = zones.entry(zone_of(&node)).or_default();
-            if ready_status(&node) == "True" { counts.0 += 1 } else { counts.1 += 1 }
-        }
-        zones
-    }
-
     fn all_fully_disrupted(&self) -> bool {
-        let threshold = self.options.unhealthy_zone_threshold;
-        let zones = self.zone_counts();
-        !zones.is_empty() && zones.values().all(|(r, n)| zone_state(*r, *n, threshold) == ZoneState::Full)
+        self.zones.all_fully_disrupted(self.options.unhealthy_zone_threshold)
     }
 
     /// May this node's pods be evicted now? Else after how long, or not in the zone's present state.
@@ -269,7 +266,7 @@ impl Controller {
             return Err(None);
         }
         let zone = zone_of(node);
-        let (ready, not_ready) = self.zone_counts().get(&zone).copied().unwrap_or((0, 1));
+        let (ready, not_ready) = self.zones.counts(&zone);
         let options = &self.options;
         let rate = match zone_state(ready, not_ready, options.unhealthy_zone_threshold) {
             ZoneState::Partial if ready + not_ready <= options.large_cluster_size_threshold => 0.0,
@@ -280,8 +277,8 @@ impl Controller {
             return Err(None);
         }
         let now = Instant::now();
-        let mut zones = self.zones.lock();
-        let pace = zones.entry(zone).or_insert(Pace { next: now });
+        let mut paces = self.paces.lock();
+        let pace = paces.entry(zone).or_insert(Pace { next: now });
         if pace.next > now {
             return Err(Some(pace.next - now));
         }

@@ -17,12 +17,24 @@ use crate::context::{Context, Task};
 use crate::controllers::node_lifecycle::{BY_NODE, index_pods};
 use crate::shared::eviction::{Farewell, evict};
 use crate::shared::meta::MetaExt;
+use crate::shared::metrics::Counter;
 use crate::shared::pods;
 
 /// A node that is missing from the cache may only be late: its pods are left alone this long.
 const QUARANTINE: Duration = Duration::from_secs(40);
 /// Changes are collected for so long before a pass.
 const SETTLE: Duration = Duration::from_secs(1);
+
+static DELETIONS: Counter = Counter::new(
+    "pod_gc_collector_force_delete_pods_total",
+    "Number of pods that are being forcefully deleted since the Pod GC Controller started.",
+    &["namespace", "reason"],
+);
+static ERRORS: Counter = Counter::new(
+    "pod_gc_collector_force_delete_pod_errors_total",
+    "Number of errors encountered when forcefully deleting the pods since the Pod GC Controller started.",
+    &["namespace", "reason"],
+);
 
 /// Sets up the controller.
 pub(crate) fn start(ctx: &Context) -> anyhow::Result<Task> {
@@ -76,12 +88,14 @@ impl Collector {
     async fn pass(&self) -> Result<(), kube::Error> {
         let all = self.pods.list();
         let quick = Farewell { disruption: None, fail: true, force: true };
-        let mut victims = plan::terminated(&all, self.threshold);
-        victims.extend(plan::unscheduled_terminating(&all));
-        victims.extend(plan::on_dead_nodes(&all, |name| self.nodes.get("", name)));
-        for pod in victims {
-            tracing::info!(pod = pod.name_str(), namespace = pod.ns_str(), "removing a pod that nobody else will");
-            evict(&self.client, &pod, &quick).await?;
+        for (reason, victims) in [
+            ("terminated", plan::terminated(&all, self.threshold)),
+            ("unscheduled", plan::unscheduled_terminating(&all)),
+            ("out-of-service", plan::on_dead_nodes(&all, |name| self.nodes.get("", name))),
+        ] {
+            for pod in victims {
+                self.remove(&pod, &quick, reason).await?;
+            }
         }
         self.orphans(&all).await
     }
@@ -101,16 +115,20 @@ impl Collector {
                 continue;
             }
             for pod in self.pods.by_index(BY_NODE, &node) {
-                tracing::info!(
-                    pod = pod.name_str(),
-                    namespace = pod.ns_str(),
-                    node,
-                    "removing a pod of a node that is gone"
-                );
-                evict(&self.client, &pod, &farewell).await?;
+                self.remove(&pod, &farewell, "orphaned").await?;
             }
         }
         Ok(())
+    }
+
+    async fn remove(&self, pod: &Pod, farewell: &Farewell, reason: &str) -> Result<(), kube::Error> {
+        tracing::info!(pod = pod.name_str(), namespace = pod.ns_str(), reason, "removing a pod that nobody else will");
+        DELETIONS.inc(&[pod.ns_str(), reason]);
+        let result = evict(&self.client, pod, farewell).await;
+        if result.is_err() {
+            ERRORS.inc(&[pod.ns_str(), reason]);
+        }
+        result
     }
 
     /// The missing nodes whose quarantine is over, and when the next one ends.

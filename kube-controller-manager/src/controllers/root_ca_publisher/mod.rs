@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 use anyhow::Context as _;
 use common::informer::{Event, Informer, WorkQueue, object_key, run_workers};
@@ -15,10 +16,23 @@ use crate::context::{Context, Task};
 use crate::controllers::serviceaccount::is_active;
 use crate::shared::apierr;
 use crate::shared::meta::MetaExt;
+use crate::shared::metrics::{Buckets, Counter, Histogram};
 
 const NAME: &str = "kube-root-ca.crt";
 const DESCRIPTION_KEY: &str = "kubernetes.io/description";
 const DESCRIPTION: &str = "Contains a CA bundle that can be used to verify the kube-apiserver when using internal endpoints such as the internal service IP or kubernetes.default.svc. No other usage is guaranteed across distributions of Kubernetes clusters.";
+
+static SYNCS: Counter = Counter::new(
+    "root_ca_cert_publisher_sync_total",
+    "Number of namespace syncs happened in root ca cert publisher.",
+    &["code"],
+);
+static SYNC_SECONDS: Histogram = Histogram::new(
+    "root_ca_cert_publisher_sync_duration_seconds",
+    "Number of namespace syncs happened in root ca cert publisher.",
+    &["code"],
+    Buckets::Exponential(0.001, 2.0, 15),
+);
 
 /// Sets up the controller; without `--root-ca-file` it publishes the CA of the kubeconfig's cluster.
 pub(crate) fn start(ctx: &Context) -> anyhow::Result<Task> {
@@ -47,7 +61,14 @@ pub(crate) fn start(ctx: &Context) -> anyhow::Result<Task> {
         let queue = publisher.queue.clone();
         run_workers("root_ca_cert_publisher", queue, 1, shutdown, move |key: String| {
             let publisher = publisher.clone();
-            async move { publisher.sync(&key).await }
+            async move {
+                let started = Instant::now();
+                let result = publisher.sync(&key).await;
+                let code = result.as_ref().err().map_or(200, |error| apierr::code(error).unwrap_or(500)).to_string();
+                SYNCS.inc(&[&code]);
+                SYNC_SECONDS.took(&[&code], started.elapsed());
+                result
+            }
         })
         .await;
     }))

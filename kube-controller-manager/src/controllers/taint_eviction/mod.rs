@@ -18,6 +18,7 @@ use crate::controllers::node_lifecycle::{BY_NODE, index_pods};
 use crate::events::{Events, reference};
 use crate::shared::eviction::{Farewell, evict};
 use crate::shared::meta::MetaExt;
+use crate::shared::metrics::{Buckets, Counter, Histogram};
 use crate::shared::pods;
 
 const FAREWELL: Farewell = Farewell {
@@ -25,6 +26,18 @@ const FAREWELL: Farewell = Farewell {
     fail: false,
     force: false,
 };
+
+static DELETIONS: Counter = Counter::new(
+    "taint_eviction_controller_pod_deletions_total",
+    "Total number of Pods deleted by TaintEvictionController since its start.",
+    &[],
+);
+static LATENCY: Histogram = Histogram::new(
+    "taint_eviction_controller_pod_deletion_duration_seconds",
+    "Latency, in seconds, between the time when a taint effect has been activated for the Pod and its deletion via TaintEvictionController.",
+    &[],
+    Buckets::List(&[0.005, 0.025, 0.1, 0.5, 1.0, 2.5, 10.0, 30.0, 60.0, 120.0, 180.0, 240.0]),
+);
 
 /// Sets up the controller.
 pub(crate) fn start(ctx: &Context) -> anyhow::Result<Task> {
@@ -90,6 +103,8 @@ impl Manager {
         };
         let Some(node) = self.nodes.get("", pods::node_name(&pod)) else { return Ok(()) };
         let stay = stay(&pod, &no_execute(&node));
+        let now = Timestamp::now();
+        let since = if let Stay::Until(at) = stay { at } else { now };
         let left = match stay {
             Stay::Forever => {
                 if self.scheduled.lock().remove(key) {
@@ -99,7 +114,7 @@ impl Manager {
                 return Ok(());
             }
             Stay::Leave => None,
-            Stay::Until(at) => Duration::try_from(at.duration_since(Timestamp::now())).ok().filter(|d| !d.is_zero()),
+            Stay::Until(at) => Duration::try_from(at.duration_since(now)).ok().filter(|d| !d.is_zero()),
         };
         if let Some(left) = left {
             self.scheduled.lock().insert(key.to_owned());
@@ -108,6 +123,9 @@ impl Manager {
         }
         self.scheduled.lock().remove(key);
         self.events.normal(&reference(&*pod), "TaintManagerEviction", format!("Marking for deletion Pod {key}"));
-        evict(&self.client, &pod, &FAREWELL).await
+        evict(&self.client, &pod, &FAREWELL).await?;
+        DELETIONS.inc(&[]);
+        LATENCY.took(&[], Timestamp::now().duration_since(since).try_into().unwrap_or_default());
+        Ok(())
     }
 }

@@ -1,21 +1,27 @@
 //! `ttl-after-finished-controller`: deletes Jobs some time after they finished.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use common::informer::{Event, Informer, WorkQueue, object_key, run_workers, split_key};
-use common::telemetry;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::batch::v1::Job;
 use kube::Client;
 use kube::api::{Api, DeleteParams, PropagationPolicy};
-use prometheus::{Histogram, HistogramOpts};
 
 use crate::context::{Context, Task};
 use crate::controllers::job::facts::JobExt;
 use crate::shared::apierr;
 use crate::shared::meta::MetaExt;
+use crate::shared::metrics::{Buckets, Histogram};
 use crate::shared::pod_control::uid_precondition;
+
+static DELAY: Histogram = Histogram::new(
+    "ttl_after_finished_controller_job_deletion_duration_seconds",
+    "The time it took to delete the job since it became eligible for deletion",
+    &[],
+    Buckets::Exponential(0.1, 2.0, 14),
+);
 
 /// Sets up the controller.
 pub(crate) fn start(ctx: &Context) -> anyhow::Result<Task> {
@@ -70,8 +76,8 @@ impl Controller {
             preconditions.resource_version = job.metadata.resource_version.clone();
         }
         apierr::ignore_not_found(api.delete(name, &params).await)?;
-        if let (Some(due), Some(metric)) = (expiry(&job), delays()) {
-            metric.observe(Timestamp::now().duration_since(due).as_secs_f64());
+        if let Some(due) = expiry(&job) {
+            DELAY.observe(&[], Timestamp::now().duration_since(due).as_secs_f64());
         }
         Ok(())
     }
@@ -87,17 +93,6 @@ impl Controller {
             _ => true,
         }
     }
-}
-
-fn delays() -> Option<&'static Histogram> {
-    static METRIC: OnceLock<Option<Histogram>> = OnceLock::new();
-    let make = || {
-        let help = "The time it took to delete the job since it became eligible for deletion";
-        let opts = HistogramOpts::new("ttl_after_finished_controller_job_deletion_duration_seconds", help);
-        let buckets = prometheus::exponential_buckets(0.1, 2.0, 14).ok()?;
-        Some(telemetry::register(Histogram::with_opts(opts.buckets(buckets)).ok()?))
-    };
-    METRIC.get_or_init(make).as_ref()
 }
 
 #[cfg(test)]
