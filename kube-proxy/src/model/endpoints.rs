@@ -1,81 +1,91 @@
-//! EndpointSlices of one service, merged: an address in two slices counts once.
+//! EndpointSlices in compact form, and the endpoints of one service port out of several slices.
 
 use std::{collections::BTreeMap, net::IpAddr};
 
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 
-use super::{Here, Protocol, Target};
+use super::{Family, Protocol, Target};
 
-/// Port name and protocol, as both Service and EndpointSlice know it.
-pub(crate) type EndpointPort = (String, Protocol);
-
-/// One endpoint on one port.
+/// What routing needs of one slice; large clusters hold millions of endpoints, so each takes 32 bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct EndpointView {
-    pub target: Target,
+pub(crate) struct Slice {
+    pub name: Box<str>,
+    pub family: Family,
+    pub ports: Box<[(Box<str>, Protocol, u16)]>,
+    pub endpoints: Box<[Endpoint]>,
+}
+
+/// One address of a slice.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Endpoint {
+    pub ip: IpAddr,
     pub ready: bool,
     pub serving: bool,
     pub terminating: bool,
+    /// On this node.
     pub local: bool,
-    pub hint_zones: Vec<String>,
-    pub hint_nodes: Vec<String>,
+    pub hints: Option<Box<Hints>>,
 }
 
-/// Groups the endpoints of a service's slices by port.
-pub(crate) fn slices_to_endpoints(
-    slices: &[&EndpointSlice],
-    ipv6: bool,
-    node: &str,
-) -> BTreeMap<EndpointPort, Vec<EndpointView>> {
-    let mut result: BTreeMap<EndpointPort, BTreeMap<Target, EndpointView>> = BTreeMap::new();
-    let family = if ipv6 { "IPv6" } else { "IPv4" };
-    for slice in slices.iter().filter(|slice| slice.address_type == family) {
-        for port in slice.ports.iter().flatten() {
-            let Some(number) = port.port.and_then(|number| u16::try_from(number).ok()) else { continue };
-            let Some(protocol) = Protocol::parse(port.protocol.as_deref()) else { continue };
-            let of_port = result.entry((port.name.clone().unwrap_or_default(), protocol)).or_default();
-            for endpoint in slice.endpoints.iter().flatten() {
-                let Some(address) = endpoint.addresses.first().and_then(|text| text.parse::<IpAddr>().ok()) else {
-                    continue;
-                };
-                let conditions = endpoint.conditions.clone().unwrap_or_default();
-                // An absent condition means ready; serving falls back to ready (API doc of EndpointConditions).
-                let ready = conditions.ready.unwrap_or(true);
-                let hints = endpoint.hints.clone().unwrap_or_default();
-                let view = EndpointView {
-                    target: (address, number),
-                    ready,
-                    serving: conditions.serving.unwrap_or(ready),
-                    terminating: conditions.terminating.unwrap_or(false),
-                    local: endpoint.node_name.as_deref() == Some(node),
-                    hint_zones: hints.for_zones.into_iter().flatten().map(|zone| zone.name).collect(),
-                    hint_nodes: hints.for_nodes.into_iter().flatten().map(|node| node.name).collect(),
-                };
-                let known = of_port.entry(view.target).or_insert_with(|| view.clone());
-                if view.ready && !known.ready {
-                    *known = view;
+/// For whom an endpoint is meant.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Hints {
+    pub zones: Vec<String>,
+    pub nodes: Vec<String>,
+}
+
+impl Slice {
+    /// The compact form; `None` for slices of names (FQDN).
+    pub(crate) fn new(slice: &EndpointSlice, node: &str) -> Option<Self> {
+        let family = match slice.address_type.as_str() {
+            "IPv4" => Family::V4,
+            "IPv6" => Family::V6,
+            _ => return None,
+        };
+        let ports = slice.ports.iter().flatten().filter_map(|port| {
+            let number = u16::try_from(port.port?).ok().filter(|number| *number != 0)?;
+            Some((port.name.as_deref().unwrap_or_default().into(), Protocol::parse(port.protocol.as_deref())?, number))
+        });
+        let endpoints = slice.endpoints.iter().flatten().filter_map(|endpoint| {
+            let ip = common::meta::ip::sloppy_ip(endpoint.addresses.first()?)?;
+            let conditions = endpoint.conditions.as_ref();
+            // An absent condition is a good one (API doc of EndpointConditions).
+            let hints = endpoint.hints.as_ref().map(|hints| Hints {
+                zones: hints.for_zones.iter().flatten().map(|zone| zone.name.clone()).collect(),
+                nodes: hints.for_nodes.iter().flatten().map(|node| node.name.clone()).collect(),
+            });
+            Some(Endpoint {
+                ip,
+                ready: conditions.and_then(|conditions| conditions.ready).unwrap_or(true),
+                serving: conditions.and_then(|conditions| conditions.serving).unwrap_or(true),
+                terminating: conditions.and_then(|conditions| conditions.terminating).unwrap_or(false),
+                local: endpoint.node_name.as_deref().is_some_and(|name| name == node),
+                hints: hints.filter(|hints| *hints != Hints::default()).map(Box::new),
+            })
+        });
+        let name = slice.metadata.name.as_deref().unwrap_or_default().into();
+        Some(Self { name, family, ports: ports.collect(), endpoints: endpoints.collect() })
+    }
+}
+
+/// The endpoints of one port of a Service, by address. One that is in two slices counts once: a running pod that got
+/// the address of a terminating one wins.
+pub(crate) fn of_port<'a>(
+    slices: &'a [Slice],
+    family: Family,
+    name: &str,
+    protocol: Protocol,
+) -> BTreeMap<Target, &'a Endpoint> {
+    let mut result: BTreeMap<Target, &Endpoint> = BTreeMap::new();
+    for slice in slices.iter().filter(|slice| slice.family == family) {
+        for (_, _, number) in slice.ports.iter().filter(|port| &*port.0 == name && port.1 == protocol) {
+            for endpoint in &slice.endpoints {
+                let target = (endpoint.ip, *number);
+                if !endpoint.terminating || !result.contains_key(&target) {
+                    result.insert(target, endpoint);
                 }
             }
         }
     }
-    result.into_iter().map(|(port, views)| (port, views.into_values().collect())).collect()
-}
-
-/// Keeps the endpoints hinted for this node, else for its zone; all of them when any lacks a hint or none is for us.
-pub(crate) fn by_hints(all: Vec<EndpointView>, here: &Here, asked: bool) -> Vec<EndpointView> {
-    if !asked || all.is_empty() {
-        return all;
-    }
-    if all.iter().all(|endpoint| !endpoint.hint_nodes.is_empty()) {
-        let ours: Vec<_> = all.iter().filter(|endpoint| endpoint.hint_nodes.contains(&here.node)).cloned().collect();
-        if !ours.is_empty() {
-            return ours;
-        }
-    }
-    let Some(zone) = &here.zone else { return all };
-    if all.iter().any(|endpoint| endpoint.hint_zones.is_empty()) {
-        return all;
-    }
-    let ours: Vec<_> = all.iter().filter(|endpoint| endpoint.hint_zones.contains(zone)).cloned().collect();
-    if ours.is_empty() { all } else { ours }
+    result
 }

@@ -1,14 +1,17 @@
-//! The nftables backend: renders the desired state into objects of one table per IP family and applies the difference to
-//! what was applied last in one nft transaction. docs/kube-proxy.md shows a packet's way through the table.
+//! The nftables backend. Chains and rules go through `nft` as scripts; elements, which are the many, go to the kernel
+//! directly. docs/kube-proxy.md shows a packet's way through the table.
 
 mod apply;
+mod changes;
+mod claims;
+mod element;
+mod kernel;
 mod render;
-mod ruleset;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use apply::{Nft, cleanup};
-pub(crate) use render::{Family, Settings, render};
+pub(crate) use apply::Nft;
+pub(crate) use kernel::{NftError, check, cleanup};
 
 /// The table that holds everything of ours, in families `ip` and `ip6`.
-pub(crate) const TABLE: &str = "kube-proxy";
+const TABLE: &str = "kube-proxy";

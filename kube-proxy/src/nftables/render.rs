@@ -1,341 +1,363 @@
-//! From desired state to the table's content.
+//! From routing to the table's content. docs/kube-proxy.md shows a packet's way through it.
 //!
-//! A packet to a service meets, in this order: the `unreachable` check (reject or drop when nobody could answer), then the
-//! verdict map of its address, then its service's chain, which marks what must be masqueraded and picks an endpoint.
-//! Everything is a map look-up, so the cost does not grow with the number of services.
+//! The names of what upstream has too are upstream's. Different is how an endpoint is picked: upstream gives every
+//! service port a chain with a map of its own, and the kernel's time to make those grows with the square of their
+//! number. Here all endpoints live in one map, under the service's address and a number; the few chains that draw the
+//! number are shared by all service ports with as many endpoints. Only local policies and affinity need own chains.
 
-use std::{collections::BTreeSet, net::IpAddr};
+use std::{collections::BTreeMap, net::IpAddr};
 
 use ipnet::IpNet;
 
-use super::ruleset::Ruleset;
-use crate::model::{Affinity, Desired, PortName, Routed, Target};
+use super::element::{Address, Key, Value};
+use crate::{
+    model::{Family, Routed, Target},
+    names,
+    settings::Settings,
+};
 
-/// IPv4 or IPv6.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Family {
-    V4,
-    V6,
-}
-
-impl Family {
-    /// nft's word for the family of a table and of an address expression.
-    pub(crate) fn nft(self) -> &'static str {
-        match self {
-            Self::V4 => "ip",
-            Self::V6 => "ip6",
-        }
-    }
-
-    fn address_type(self) -> &'static str {
-        match self {
-            Self::V4 => "ipv4_addr",
-            Self::V6 => "ipv6_addr",
-        }
-    }
-
-    pub(crate) fn is_v6(self) -> bool {
-        self == Self::V6
-    }
-
-    fn holds(self, net: &IpNet) -> bool {
-        net.addr().is_ipv6() == self.is_v6()
-    }
-}
-
-/// What does not depend on services.
+/// What one Service adds to the table.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Settings {
-    /// Pods' addresses: traffic to a cluster IP from anywhere else is masqueraded. Empty: detection is off.
-    pub cluster_cidrs: Vec<IpNet>,
-    /// Masquerade all traffic to cluster IPs.
-    pub masquerade_all: bool,
-    /// The packet mark bit for masquerading, upstream's 14.
-    pub masquerade_bit: u32,
-    /// Node addresses that answer on node ports; empty means all local ones but loopback.
-    pub node_port_addresses: Vec<IpNet>,
+pub(super) struct Fragment {
+    /// Chains of its own with their rules.
+    pub chains: BTreeMap<String, Vec<String>>,
+    /// Chains that many share; they stay.
+    pub shared: BTreeMap<String, Vec<String>>,
+    /// Sets of clients with the seconds for which they stick to an endpoint.
+    pub affinity: BTreeMap<String, u32>,
+    pub elements: BTreeMap<Key, Value>,
 }
 
-/// Characters that nft accepts in a chain's name; a hash keeps long names apart.
-fn chain_name(kind: &str, port: &PortName) -> String {
-    let readable: String = port
-        .to_string()
-        .chars()
-        .map(|c| if c.is_ascii_alphanumeric() || "-/.".contains(c) { c } else { '_' })
-        .collect();
-    let mut name = format!("{kind}-{:08X}-{readable}", fnv(&port.to_string()));
-    name.truncate(120);
+/// nft's word for the family's header.
+pub(super) fn ip(settings: &Settings) -> &'static str {
+    if settings.family.is_v6() { "ip6" } else { "ip" }
+}
+
+fn masquerade(settings: &Settings) -> String {
+    format!("mark set mark or {:#010x}", settings.mark)
+}
+
+/// Hooks and the chains that every packet may pass, in order: (chain, hook or nothing, rules).
+pub(super) fn skeleton(
+    settings: &Settings,
+    service_cidrs: &[IpNet],
+    node_port_ips: Option<&[IpAddr]>,
+) -> Vec<(&'static str, &'static str, Vec<String>)> {
+    let ip = ip(settings);
+    let mark = format!("{:#010x}", settings.mark);
+    let no_loopback = if settings.family.is_v6() { "ip6 daddr != ::1" } else { "ip daddr != 127.0.0.0/8" };
+    let rule = |text: &str| vec![text.to_owned()];
+    let rules = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
+    let by_address = format!("{ip} daddr . meta l4proto . th dport vmap");
+    let (ports, ports_unanswered) = match node_port_ips {
+        None => (format!("fib daddr type local {no_loopback}"), no_loopback.to_owned()),
+        Some(_) => (format!("{ip} daddr @nodeport-ips"), format!("{ip} daddr @nodeport-ips")),
+    };
+    let mut services = Vec::new();
+    let outsider = if settings.masquerade_all { Some(String::new()) } else { settings.detector.nft(false) };
+    if let Some(outsider) = outsider {
+        services.push(format!("{ip} daddr @cluster-ips {outsider} {}", masquerade(settings)));
+    }
+    services.push(format!("{by_address} @service-ips"));
+    services.push(format!("{ports} meta l4proto . th dport vmap @service-nodeports"));
+    // A cluster IP that was not translated has no such port; other addresses of the range are nobody's.
+    let mut check =
+        vec![format!("{ip} daddr @cluster-ips reject comment \"Reject traffic to invalid ports of ClusterIPs\"")];
+    let ours = |net: &&IpNet| Family::of(net.addr()) == settings.family;
+    let cidrs: Vec<IpNet> = service_cidrs.iter().filter(ours).copied().collect();
+    if !cidrs.is_empty() {
+        check
+            .push(format!("{ip} daddr {{ {} }} drop comment \"Drop traffic to unallocated ClusterIPs\"", list(&cidrs)));
+    }
+    let unmark = format!("mark and {mark} != 0 mark set mark xor {mark} masquerade fully-random");
+    let hairpin = format!(
+        "ct status dnat {ip} saddr . {ip} daddr . meta l4proto . th dport @hairpin-connections masquerade fully-random"
+    );
+    vec![
+        (
+            "filter-prerouting-pre-dnat",
+            "filter hook prerouting priority -110",
+            rule("ct state new jump firewall-check"),
+        ),
+        ("filter-output-pre-dnat", "filter hook output priority -110", rule("ct state new jump firewall-check")),
+        (
+            "filter-input",
+            "filter hook input priority 0",
+            rules(&["ct state new jump nodeport-endpoints-check", "ct state new jump service-endpoints-check"]),
+        ),
+        (
+            "filter-forward",
+            "filter hook forward priority 0",
+            rules(&["ct state new jump service-endpoints-check", "ct state new jump cluster-ips-check"]),
+        ),
+        (
+            "filter-output",
+            "filter hook output priority 0",
+            rules(&["ct state new jump service-endpoints-check", "ct state new jump cluster-ips-check"]),
+        ),
+        ("nat-prerouting", "nat hook prerouting priority -100", rule("jump services")),
+        ("nat-output", "nat hook output priority -100", rule("jump services")),
+        ("nat-postrouting", "nat hook postrouting priority 100", rule("jump masquerading")),
+        ("services", "", services),
+        ("service-endpoints-check", "", vec![format!("{by_address} @no-endpoint-services")]),
+        (
+            "nodeport-endpoints-check",
+            "",
+            vec![format!("{ports_unanswered} meta l4proto . th dport vmap @no-endpoint-nodeports")],
+        ),
+        ("reject-chain", "", rule("reject")),
+        ("firewall-check", "", vec![format!("{by_address} @firewall-ips")]),
+        ("masquerading", "", vec![unmark, hairpin]),
+        ("cluster-ips-check", "", check),
+    ]
+}
+
+/// Names of a service port's own chains.
+struct Chains {
+    cluster: String,
+    local: String,
+    external: String,
+}
+
+/// `HASH-namespace/name/protocol/port`, as upstream's.
+fn base(routed: &Routed) -> String {
+    let name = &routed.name;
+    format!("{}/{}/{}", name.service, name.protocol.as_str(), name.port)
+}
+
+fn hashed(text: &str) -> String {
+    // The kernel's limit is 255 characters; upstream keeps 16 for the prefix.
+    let mut name = format!("{}-{text}", names::hash(text, 8));
+    if name.len() > 240 {
+        name.truncate(237);
+        name.push_str("...");
+    }
     name
 }
 
-/// FNV-1a, stable between runs so that a restart keeps names.
-fn fnv(text: &str) -> u32 {
-    text.bytes().fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
-}
-
-/// Renders one family's table.
-pub(crate) fn render(desired: &Desired, settings: &Settings, family: Family) -> Ruleset {
-    let mut renderer = Renderer { rules: Ruleset::default(), settings, family };
-    renderer.skeleton();
-    for (name, routed) in &desired.ports {
-        renderer.service(name, routed);
+/// Renders one Service: all of its ports in one family.
+pub(super) fn render(ports: &[Routed], settings: &Settings) -> Fragment {
+    let mut fragment = Fragment::default();
+    for routed in ports {
+        Renderer { fragment: &mut fragment, settings, routed }.port();
     }
-    renderer.rules
+    fragment
 }
 
 struct Renderer<'a> {
-    rules: Ruleset,
+    fragment: &'a mut Fragment,
     settings: &'a Settings,
-    family: Family,
+    routed: &'a Routed,
 }
 
 impl Renderer<'_> {
-    /// Hooks, maps and the chains that every packet may pass.
-    fn skeleton(&mut self) {
-        let (ip, address) = (self.family.nft(), self.family.address_type());
-        let mark = format!("{:#x}", 1_u32 << self.settings.masquerade_bit);
-        let rules = &mut self.rules;
-        rules.set("service-ips", "map", format!("type {address} . inet_proto . inet_service : verdict;"));
-        rules.set("service-nodeports", "map", "type inet_proto . inet_service : verdict;");
-        rules.set("no-endpoint-services", "map", format!("type {address} . inet_proto . inet_service : verdict;"));
-        rules.set("no-endpoint-nodeports", "map", "type inet_proto . inet_service : verdict;");
-        rules.set("firewall-ips", "map", format!("type {address} . inet_proto . inet_service : verdict;"));
-        rules.set("cluster-ips", "set", format!("type {address};"));
-        rules.set("hairpin", "set", format!("type {address} . {address};"));
-        let addresses = rules.set("nodeport-ips", "set", format!("type {address}; flags interval;"));
-        for net in self.settings.node_port_addresses.iter().filter(|net| self.family.holds(net)) {
-            addresses.elements.insert(net.to_string(), String::new());
+    fn port(&mut self) {
+        let Routed { name, service, choice } = self.routed;
+        let cluster_ip = (service.cluster_ip, name.protocol, service.port);
+        self.element(Key::ClusterIp(service.cluster_ip), Value::None);
+        for (ip, port) in &choice.here {
+            self.element(Key::Hairpin((*ip, name.protocol, *port)), Value::None);
         }
-        let some_addresses = !addresses.elements.is_empty();
-
-        let service = format!("{ip} daddr . meta l4proto . th dport vmap @service-ips");
-        let loopback = if self.family.is_v6() { "::1" } else { "127.0.0.0/8" };
-        let local = if some_addresses {
-            format!("{ip} daddr @nodeport-ips")
+        // Simple: every address leads to the same endpoints, for everybody, at random.
+        let simple = service.affinity.is_none() && !service.uses_local();
+        let chains = (!simple).then(|| self.own_chains());
+        if self.routed.has_internal() {
+            let chain = match &chains {
+                None => self.balance(cluster_ip, true, false),
+                Some(chains) if service.internal_local => chains.local.clone(),
+                Some(chains) => chains.cluster.clone(),
+            };
+            self.element(Key::ServiceIp(cluster_ip), Value::Goto(chain));
         } else {
-            format!("fib daddr type local {ip} daddr != {loopback}")
-        };
-        rules.chain("services").rule(service).rule(format!("{local} meta l4proto . th dport vmap @service-nodeports"));
-        rules
-            .chain("unreachable")
-            .rule(format!("{ip} daddr . meta l4proto . th dport vmap @no-endpoint-services"))
-            .rule(format!("{local} meta l4proto . th dport vmap @no-endpoint-nodeports"));
-        rules.chain("firewall").rule(format!("{ip} daddr . meta l4proto . th dport vmap @firewall-ips"));
-        rules.chain("reject-chain").rule("reject");
-        rules.chain("mark-for-masquerade").rule(format!("mark set mark or {mark}"));
-        rules
-            .chain("masquerading")
-            .rule(format!("{ip} saddr . {ip} daddr @hairpin ct status dnat masquerade fully-random"))
-            .rule(format!("mark and {mark} == 0 return"))
-            .rule(format!("mark set mark xor {mark}"))
-            .rule("masquerade fully-random");
-        // A cluster IP that was not translated has no such port: nobody else will ever answer it.
-        rules.chain("cluster-ips-check").rule(format!("{ip} daddr @cluster-ips reject"));
-
-        rules.base("nat-prerouting", "type nat hook prerouting priority dstnat;").rule("jump services");
-        rules.base("nat-output", "type nat hook output priority -100;").rule("jump services");
-        rules.base("nat-postrouting", "type nat hook postrouting priority srcnat;").rule("jump masquerading");
-        rules
-            .base("filter-prerouting", "type filter hook prerouting priority -110;")
-            .rule("ct state new jump firewall");
-        rules.base("filter-input", "type filter hook input priority -110;").rule("ct state new jump unreachable");
-        rules
-            .base("filter-forward", "type filter hook forward priority -110;")
-            .rule("ct state new jump unreachable")
-            .rule("ct state new jump cluster-ips-check");
-        // After nat output (-100): what still has a cluster IP was not translated.
-        rules
-            .base("filter-output", "type filter hook output priority -90;")
-            .rule("ct state new jump unreachable")
-            .rule("ct state new jump cluster-ips-check");
-        rules
-            .base("filter-output-firewall", "type filter hook output priority -110;")
-            .rule("ct state new jump firewall");
-    }
-
-    fn element(&mut self, map: &str, key: String, value: impl Into<String>) {
-        if let Some(set) = self.rules.sets.get_mut(map) {
-            set.elements.entry(key).or_insert_with(|| value.into());
-        }
-    }
-
-    fn service(&mut self, name: &PortName, routed: &Routed) {
-        let service = &routed.service;
-        let key = |ip: &IpAddr| format!("{ip} . {} . {}", service.protocol.nft(), service.port);
-        self.element("cluster-ips", service.cluster_ip.to_string(), "");
-        for target in routed.targets() {
-            self.element("hairpin", format!("{0} . {0}", target.0), "");
-        }
-
-        let cluster_chain = chain_name("service", name);
-        if service.uses_cluster() && !routed.cluster.is_empty() {
-            self.balancer(&cluster_chain, name, routed, &routed.cluster, "");
-        }
-        let local_chain = chain_name("local", name);
-        if service.uses_local() && !routed.local.is_empty() {
-            self.balancer(&local_chain, name, routed, &routed.local, "local");
-        }
-
-        // Traffic to the cluster IP.
-        let internal = if service.internal_local { &local_chain } else { &cluster_chain };
-        if routed.internal().is_empty() {
-            // A local policy without a local endpoint drops; without any endpoint the sender is told.
-            let verdict = if routed.any { "drop" } else { "goto reject-chain" };
-            self.element("no-endpoint-services", key(&service.cluster_ip), verdict);
-        } else {
-            let chain = self.internal_chain(name, routed, internal);
-            self.element("service-ips", key(&service.cluster_ip), format!("goto {chain}"));
+            let verdict = self.unanswered();
+            self.element(Key::NoEndpointIp(cluster_ip), verdict);
         }
         if service.is_external() {
-            self.external(name, routed, &cluster_chain, &local_chain);
+            self.external(chains.as_ref());
         }
     }
 
-    /// Marks traffic to the cluster IP that comes from outside the pods' addresses.
-    fn internal_chain(&mut self, name: &PortName, routed: &Routed, balancer: &str) -> String {
-        let ip = self.family.nft();
-        let address = routed.service.cluster_ip;
-        let sources: Vec<String> =
-            self.settings.cluster_cidrs.iter().filter(|net| self.family.holds(net)).map(ToString::to_string).collect();
-        let rule = if self.settings.masquerade_all {
-            Some(format!("{ip} daddr {address} jump mark-for-masquerade"))
-        } else if sources.is_empty() {
-            None
-        } else {
-            Some(format!("{ip} daddr {address} {ip} saddr != {{ {} }} jump mark-for-masquerade", sources.join(", ")))
+    fn element(&mut self, key: Key, value: Value) {
+        // Two ports of one Service may be the same but for their names: the first one is served.
+        self.fragment.elements.entry(key).or_insert(value);
+    }
+
+    /// Nobody at all answers: tell the sender. Only a local policy is in the way: be silent.
+    fn unanswered(&self) -> Value {
+        if self.routed.choice.any { Value::Drop } else { Value::Goto("reject-chain".into()) }
+    }
+
+    /// Puts the endpoints behind an address; gives the shared chain that picks one of them.
+    fn balance(&mut self, address: Address, cluster_ip: bool, masquerade: bool) -> String {
+        for (number, target) in (0..).zip(&self.routed.choice.cluster) {
+            let key = if cluster_ip { Key::ClusterEndpoint } else { Key::ExternalEndpoint };
+            self.element(key(address, number), Value::Endpoint(*target));
+        }
+        self.shared(if masquerade { "balance-masquerade" } else { "balance" }, "service-endpoints", masquerade)
+    }
+
+    fn balance_node_port(&mut self, port: u16) -> String {
+        let protocol = self.routed.name.protocol;
+        for (number, target) in (0..).zip(&self.routed.choice.cluster) {
+            self.element(Key::NodePortEndpoint(protocol, port, number), Value::Endpoint(*target));
+        }
+        self.shared("balance-nodeport", "nodeport-endpoints", true)
+    }
+
+    fn shared(&mut self, kind: &str, map: &str, marks: bool) -> String {
+        let (protocol, count) = (self.routed.name.protocol.as_str(), self.routed.choice.cluster.len());
+        let name = format!("{kind}-{protocol}-{count}");
+        let settings = self.settings;
+        self.fragment.shared.entry(name.clone()).or_insert_with(|| {
+            let mark = marks.then(|| masquerade(settings));
+            let ip = ip(settings);
+            let address = if map == "service-endpoints" { format!("{ip} daddr . ") } else { String::new() };
+            let pick = format!(
+                "meta l4proto {protocol} dnat {ip} addr . port to {address}{protocol} dport . numgen random mod {count} map @{map}-{protocol}"
+            );
+            mark.into_iter().chain([pick]).collect()
+        });
+        name
+    }
+
+    /// Chains that pick an endpoint for this service port alone.
+    fn own_chains(&mut self) -> Chains {
+        let base = hashed(&base(self.routed));
+        let chains = Chains {
+            cluster: format!("service-{base}"),
+            local: format!("local-{base}"),
+            external: format!("external-{base}"),
         };
-        let Some(rule) = rule else { return balancer.to_owned() };
-        let chain = chain_name("internal", name);
-        self.rules.chain(chain.clone()).rule(rule).rule(format!("goto {}", balancer));
-        chain
+        let choice = &self.routed.choice;
+        for (name, targets) in [(&chains.cluster, &choice.cluster), (&chains.local, &choice.local)] {
+            if !targets.is_empty() {
+                let rules = match self.routed.service.affinity {
+                    None => vec![self.pick(targets)],
+                    Some(seconds) => self.pick_sticky(targets, seconds),
+                };
+                self.fragment.chains.insert(name.clone(), rules);
+            }
+        }
+        chains
+    }
+
+    fn pick(&self, targets: &[Target]) -> String {
+        let list: Vec<String> =
+            targets.iter().enumerate().map(|(number, (ip, port))| format!("{number} : {ip} . {port}")).collect();
+        format!(
+            "meta l4proto {} dnat {} addr . port to numgen random mod {} map {{ {} }}",
+            self.routed.name.protocol.as_str(),
+            ip(self.settings),
+            targets.len(),
+            list.join(", ")
+        )
+    }
+
+    /// Each endpoint has a set of its clients, which is asked first, and a chain that adds to it.
+    fn pick_sticky(&mut self, targets: &[Target], seconds: u32) -> Vec<String> {
+        let ip = ip(self.settings);
+        let (mut rules, mut choices) = (Vec::new(), Vec::new());
+        for (number, target) in targets.iter().enumerate() {
+            let address = target.0.to_string().replace(':', ".");
+            let base = hashed(&format!("{}__{address}/{}", base(self.routed), target.1));
+            let (set, endpoint) = (format!("affinity-{base}"), format!("endpoint-{base}"));
+            let protocol = self.routed.name.protocol.as_str();
+            self.fragment.chains.insert(
+                endpoint.clone(),
+                vec![
+                    format!("update @{set} {{ {ip} saddr }}"),
+                    format!("meta l4proto {protocol} dnat to {}", socket(*target)),
+                ],
+            );
+            rules.push(format!("{ip} saddr @{set} goto {endpoint}"));
+            choices.push(format!("{number} : goto {endpoint}"));
+            self.fragment.affinity.insert(set, seconds);
+        }
+        rules.push(format!("numgen random mod {} vmap {{ {} }}", targets.len(), choices.join(", ")));
+        rules
     }
 
     /// Node port, load-balancer and external addresses.
-    fn external(&mut self, name: &PortName, routed: &Routed, cluster_chain: &str, local_chain: &str) {
-        let service = &routed.service;
-        let ip = self.family.nft();
-        let addresses: BTreeSet<IpAddr> = service.external_ips.union(&service.load_balancer_ips).copied().collect();
-        let key = |ip: &IpAddr| format!("{ip} . {} . {}", service.protocol.nft(), service.port);
-        let port_key = service.node_port.map(|port| format!("{} . {port}", service.protocol.nft()));
+    fn external(&mut self, chains: Option<&Chains>) {
+        let Routed { name, service, choice } = self.routed;
+        let addresses: Vec<Address> =
+            service.external_addresses().map(|ip| (ip, name.protocol, service.port)).collect();
+        if choice.any {
+            if let Some(chains) = chains {
+                let rules = self.external_rules(chains);
+                self.fragment.chains.insert(chains.external.clone(), rules);
+            }
+            for address in &addresses {
+                let chain = match chains {
+                    Some(chains) => chains.external.clone(),
+                    None => self.balance(*address, false, true),
+                };
+                self.element(Key::ServiceIp(*address), Value::Goto(chain));
+            }
+            if let Some(port) = service.node_port() {
+                let chain = match chains {
+                    Some(chains) => chains.external.clone(),
+                    None => self.balance_node_port(port),
+                };
+                self.element(Key::NodePort(name.protocol, port), Value::Goto(chain));
+            }
+        }
+        // Also with endpoints elsewhere: what the external chain lets through has nowhere to go.
+        if !self.routed.has_external() {
+            let verdict = self.unanswered();
+            for address in &addresses {
+                self.element(Key::NoEndpointIp(*address), verdict.clone());
+            }
+            if let Some(port) = service.node_port() {
+                self.element(Key::NoEndpointNodePort(name.protocol, port), verdict);
+            }
+        }
+        self.firewall();
+    }
 
-        let usable = !routed.external().is_empty() || (service.external_local && !routed.cluster.is_empty());
-        let verdict = if usable {
-            let chain = chain_name("external", name);
-            let rules = self.rules.chain(chain.clone());
-            if service.external_local {
-                // Pods and this node itself are not outside: they may use every endpoint.
-                for net in self.settings.cluster_cidrs.iter().filter(|net| self.family.holds(net)) {
-                    if !routed.cluster.is_empty() {
-                        rules.rule(format!("{ip} saddr {net} goto {}", cluster_chain));
-                    }
-                }
-                if !routed.cluster.is_empty() {
-                    rules.rule("fib saddr type local jump mark-for-masquerade");
-                    rules.rule(format!("fib saddr type local goto {}", cluster_chain));
-                }
-                if !routed.local.is_empty() {
-                    rules.rule(format!("goto {}", local_chain));
-                }
-            } else {
-                rules.rule("jump mark-for-masquerade").rule(format!("goto {}", cluster_chain));
-            }
-            if service.external_local && !routed.cluster.is_empty() {
-                // The cluster-wide balancer may exist for this chain alone.
-                if !service.uses_cluster() {
-                    self.balancer(cluster_chain, name, routed, &routed.cluster, "");
-                    for target in &routed.cluster {
-                        self.element("hairpin", format!("{0} . {0}", target.0), "");
-                    }
-                }
-            }
-            Some(format!("goto {chain}"))
-        } else {
-            None
-        };
-        for address in &addresses {
-            match &verdict {
-                Some(verdict) => self.element("service-ips", key(address), verdict.clone()),
-                None => self.element("no-endpoint-services", key(address), "goto reject-chain"),
-            }
+    fn external_rules(&self, chains: &Chains) -> Vec<String> {
+        let mark = masquerade(self.settings);
+        if !self.routed.service.external_local() {
+            return vec![mark, format!("goto {}", chains.cluster)];
         }
-        if let Some(port_key) = port_key {
-            match &verdict {
-                Some(verdict) => self.element("service-nodeports", port_key, verdict.clone()),
-                None => self.element("no-endpoint-nodeports", port_key, "goto reject-chain"),
-            }
+        let mut rules = Vec::new();
+        // Pods and this node itself are not outside: they may use every endpoint, as if they had gone out and come back.
+        if let Some(local) = self.settings.detector.nft(true) {
+            rules.push(format!("{local} goto {}", chains.cluster));
         }
-        self.firewall(name, routed);
+        rules.push(format!("fib saddr type local {mark}"));
+        rules.push(format!("fib saddr type local goto {}", chains.cluster));
+        if self.routed.has_external() {
+            rules.push(format!("goto {}", chains.local));
+        }
+        rules
     }
 
     /// Only `loadBalancerSourceRanges` may use the load balancer's addresses.
-    fn firewall(&mut self, name: &PortName, routed: &Routed) {
-        let service = &routed.service;
-        if service.source_ranges.is_empty() || service.load_balancer_ips.is_empty() {
+    fn firewall(&mut self) {
+        let Routed { name, service, .. } = self.routed;
+        let Some(external) = &service.external else { return };
+        if external.source_ranges.is_empty() || external.load_balancer_ips.is_empty() {
             return;
         }
-        let ip = self.family.nft();
-        let chain = chain_name("firewall", name);
-        let ranges: Vec<String> = service.source_ranges.iter().map(ToString::to_string).collect();
-        self.rules.chain(chain.clone()).rule(format!("{ip} saddr != {{ {} }} drop", ranges.join(", ")));
-        for address in &service.load_balancer_ips {
-            let key = format!("{address} . {} . {}", service.protocol.nft(), service.port);
-            self.element("firewall-ips", key, format!("goto {chain}"));
+        let mut sources = external.source_ranges.clone();
+        // The load balancer's address may be one of this node's: then it is the source of the node's own requests.
+        if sources.iter().any(|net| net.contains(&self.settings.node_ip)) {
+            sources.extend(external.load_balancer_ips.iter().copied().map(IpNet::from));
+        }
+        let chain = format!("firewall-{}", hashed(&base(self.routed)));
+        let rule = format!("{} saddr != {{ {} }} drop", ip(self.settings), list(&sources));
+        self.fragment.chains.insert(chain.clone(), vec![rule]);
+        for ip in &external.load_balancer_ips {
+            self.element(Key::FirewallIp((*ip, name.protocol, service.port)), Value::Goto(chain.clone()));
         }
     }
+}
 
-    /// The chain that picks one of `targets`, evenly at random or by the client's address.
-    fn balancer(&mut self, chain: &str, name: &PortName, routed: &Routed, targets: &[Target], tag: &str) {
-        let ip = self.family.nft();
-        match routed.service.affinity {
-            Affinity::None => {
-                let protocol = routed.service.protocol.nft();
-                let rule = match targets {
-                    [target] => format!("meta l4proto {protocol} dnat to {}", socket(*target)),
-                    many => {
-                        let list: Vec<String> = many
-                            .iter()
-                            .enumerate()
-                            .map(|(i, target)| format!("{i} : {} . {}", target.0, target.1))
-                            .collect();
-                        format!(
-                            "meta l4proto {protocol} dnat {ip} addr . port to numgen random mod {} map {{ {} }}",
-                            many.len(),
-                            list.join(", ")
-                        )
-                    }
-                };
-                self.rules.chain(chain).rule(rule);
-            }
-            Affinity::ClientIp(timeout) => {
-                let mut sticky = Vec::new();
-                let mut choice = Vec::new();
-                for (i, target) in targets.iter().enumerate() {
-                    let key = format!("{name}/{}/{tag}", socket(*target));
-                    let set = format!("affinity-{:08X}", fnv(&key));
-                    let declaration = format!(
-                        "type {}; flags dynamic,timeout; timeout {}s;",
-                        self.family.address_type(),
-                        timeout.as_secs()
-                    );
-                    self.rules.set(set.clone(), "set", declaration).dynamic = true;
-                    let endpoint =
-                        format!("endpoint-{:08X}-{}", fnv(&key), socket(*target).replace([':', '[', ']'], "_"));
-                    self.rules.chain(endpoint.clone()).rule(format!("update @{set} {{ {ip} saddr }}")).rule(format!(
-                        "meta l4proto {} dnat to {}",
-                        routed.service.protocol.nft(),
-                        socket(*target)
-                    ));
-                    sticky.push(format!("{ip} saddr @{set} goto {endpoint}"));
-                    choice.push(format!("{i} : goto {endpoint}"));
-                }
-                let rules = self.rules.chain(chain);
-                for rule in sticky {
-                    rules.rule(rule);
-                }
-                rules.rule(format!("numgen random mod {} vmap {{ {} }}", targets.len(), choice.join(", ")));
-            }
-        }
-    }
+/// Networks for an anonymous set, which must not overlap.
+fn list(nets: &[IpNet]) -> String {
+    let nets = IpNet::aggregate(&nets.to_vec());
+    nets.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
 fn socket((ip, port): Target) -> String {
@@ -343,4 +365,9 @@ fn socket((ip, port): Target) -> String {
         IpAddr::V4(ip) => format!("{ip}:{port}"),
         IpAddr::V6(ip) => format!("[{ip}]:{port}"),
     }
+}
+
+/// All service ports of one Service stand together: splits the list into Services.
+pub(super) fn by_service(all: &[Routed]) -> impl Iterator<Item = &[Routed]> {
+    all.chunk_by(|one, other| one.name.service == other.name.service)
 }
