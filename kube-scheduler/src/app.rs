@@ -22,6 +22,7 @@ use crate::framework::events::Resource;
 use crate::framework::profiles::Profiles;
 use crate::metrics;
 use crate::options::{Config, Options};
+use crate::plugins::dynamic_resources::cluster::Devices;
 use crate::plugins::registry::{self, Services};
 use crate::queue::SchedulingQueue;
 use crate::queue::backoff::Backoff;
@@ -62,12 +63,14 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> anyhow::Resul
     });
     let nodes = factory.informer::<Node>();
     let storage = Arc::new(Storage::new(&others));
+    let devices = Arc::new(Devices::new(&others, config.devices));
     let extenders = Extenders::new(&config.component.extenders, pods.clone()).map_err(anyhow::Error::msg);
     let extenders = Arc::new(extenders.context("couldn't build extenders")?);
     let services = Services {
         client: Some(client.clone()),
         listers: Arc::new(InformerListers::new(&others)),
         storage: storage.clone(),
+        devices: devices.clone(),
         extenders: extenders.clone(),
         declared_features: config.declared_features,
         nodes: Some(nodes.clone()),
@@ -89,6 +92,7 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> anyhow::Resul
     }));
     observe(&scheduler, &nodes, &pods);
     observe_storage(&scheduler, &storage);
+    observe_devices(&scheduler, &devices);
 
     tokio::spawn(dump_on_signal(scheduler.clone(), nodes.clone(), pods.clone(), shutdown.clone()));
     register_checks(&plane.health, &nodes, &pods);
@@ -157,6 +161,29 @@ fn observe_storage(scheduler: &Arc<Scheduler>, storage: &Storage) {
     tell!(storage.csi_drivers, CsiDriver, "storage.k8s.io/CSIDriver");
     tell!(storage.capacities, CsiStorageCapacity, "storage.k8s.io/CSIStorageCapacity");
     tell!(storage.attachments, VolumeAttachment, "storage.k8s.io/VolumeAttachment");
+}
+
+/// Tells the queue of claims (those just written included), slices and classes.
+fn observe_devices(scheduler: &Arc<Scheduler>, devices: &Devices) {
+    const LABELS: [[&str; 3]; 3] = [
+        [
+            "resource.k8s.io/ResourceClaimAdd",
+            "resource.k8s.io/ResourceClaimUpdate",
+            "resource.k8s.io/ResourceClaimDelete",
+        ],
+        [
+            "resource.k8s.io/ResourceSliceAdd",
+            "resource.k8s.io/ResourceSliceUpdate",
+            "resource.k8s.io/ResourceSliceDelete",
+        ],
+        ["resource.k8s.io/DeviceClassAdd", "resource.k8s.io/DeviceClassUpdate", "resource.k8s.io/DeviceClassDelete"],
+    ];
+    let this = scheduler.clone();
+    devices.claims.listen(move |event| this.on_object(Resource::ResourceClaim, LABELS[0], event));
+    let this = scheduler.clone();
+    devices.slices.on_event(move |event| this.on_object(Resource::ResourceSlice, LABELS[1], event));
+    let this = scheduler.clone();
+    devices.classes.on_event(move |event| this.on_object(Resource::DeviceClass, LABELS[2], event));
 }
 
 /// Upstream's check for "every node and pod of the first lists was seen".

@@ -115,6 +115,26 @@ pub static GOROUTINES: LazyLock<IntGaugeVec> = LazyLock::new(|| {
     gauges("goroutines", "Number of running goroutines split by the work they do such as binding.", &["operation"])
 });
 
+/// Claims that the scheduler made, by outcome.
+pub static CLAIMS_MADE: LazyLock<IntCounterVec> = LazyLock::new(|| {
+    counters("resourceclaim_creates_total", "Number of ResourceClaims creation requests within scheduler", &["status"])
+});
+
+/// Allocations of devices with binding conditions.
+pub static BINDING_CONDITIONS_ALLOCATIONS: LazyLock<IntCounterVec> = LazyLock::new(|| {
+    let help = "Number of allocations using devices with BindingConditions, counted per driver per scheduling attempt";
+    counters("dra_bindingconditions_allocations_total", help, &["profile", "driver", "status"])
+});
+
+/// How long binding conditions took.
+pub static BINDING_CONDITIONS_WAIT: LazyLock<HistogramVec> = LazyLock::new(|| {
+    let help = "Time in seconds spent waiting for BindingConditions to be satisfied during PreBind.";
+    register(HistogramVec::new(
+        options("dra_bindingconditions_wait_duration_seconds", help, 0.1, 2.0, 14),
+        &["profile", "driver", "status"],
+    ))
+});
+
 /// Preemptions tried.
 pub static PREEMPTION_ATTEMPTS: LazyLock<IntCounter> = LazyLock::new(|| {
     let help = "Total preemption attempts in the cluster till now";
@@ -160,6 +180,9 @@ pub fn register_all() {
     LazyLock::force(&PREEMPTION_VICTIMS);
     LazyLock::force(&PERMIT_WAIT);
     LazyLock::force(&VOLUME_ERRORS);
+    LazyLock::force(&CLAIMS_MADE);
+    LazyLock::force(&BINDING_CONDITIONS_ALLOCATIONS);
+    LazyLock::force(&BINDING_CONDITIONS_WAIT);
     GOROUTINES.with_label_values(&["binding"]).set(0);
 }
 

@@ -10,6 +10,7 @@ use common::config::{FeatureGates, Gate, Stage, load_versioned, parse_go_duratio
 use crate::config::defaults::set_defaults;
 use crate::config::types::{KubeSchedulerConfiguration, LeaderElectionConfiguration};
 use crate::config::validation::validate;
+use crate::plugins::dynamic_resources::allocator::Features;
 use crate::plugins::registry::{self, Services};
 
 /// The Kubernetes scheduler assigns pods to nodes.
@@ -51,6 +52,21 @@ const fn gate(name: &'static str, stage: Stage, default: bool, locked: bool) -> 
 
 /// The gates that upstream's scheduler looks at. Gates whose off-state this build does not have are locked.
 pub const GATES: &[Gate] = &[
+    gate("DRAAdminAccess", Stage::Stable, true, true),
+    gate("DRAConsumableCapacity", Stage::Beta, true, false),
+    gate("DRADeviceBindingConditions", Stage::Beta, true, false),
+    gate("DRADeviceTaintRules", Stage::Beta, false, true),
+    gate("DRADeviceTaints", Stage::Beta, true, false),
+    gate("DRAExtendedResource", Stage::Beta, true, false),
+    gate("DRAListTypeAttributes", Stage::Alpha, false, true),
+    gate("DRANodeAllocatableResources", Stage::Alpha, false, true),
+    gate("DRAPartitionableDevices", Stage::Beta, true, false),
+    gate("DRAPrioritizedList", Stage::Stable, true, false),
+    gate("DRAResourceClaimDeviceStatus", Stage::Beta, true, false),
+    gate("DRAResourceClaimGranularStatusAuthorization", Stage::Beta, true, false),
+    gate("DRAResourcePoolStatus", Stage::Alpha, false, false),
+    gate("DRASchedulerFilterTimeout", Stage::Beta, true, false),
+    gate("DRAWorkloadResourceClaims", Stage::Alpha, false, true),
     gate("DynamicResourceAllocation", Stage::Stable, true, true),
     gate("GangScheduling", Stage::Alpha, false, true),
     gate("GenericWorkload", Stage::Alpha, false, true),
@@ -77,6 +93,22 @@ pub struct Config {
     pub client: ClientConnection,
     /// The gate NodeDeclaredFeatures.
     pub declared_features: bool,
+    /// The gates of dynamic resource allocation.
+    pub devices: Features,
+}
+
+/// The gates of dynamic resource allocation.
+fn device_features(gates: &FeatureGates) -> Features {
+    Features {
+        prioritized_list: gates.enabled("DRAPrioritizedList"),
+        partitionable_devices: gates.enabled("DRAPartitionableDevices"),
+        device_taints: gates.enabled("DRADeviceTaints"),
+        binding_conditions: gates.enabled("DRADeviceBindingConditions")
+            && gates.enabled("DRAResourceClaimDeviceStatus"),
+        consumable_capacity: gates.enabled("DRAConsumableCapacity"),
+        extended_resources: gates.enabled("DRAExtendedResource"),
+        filter_timeout: gates.enabled("DRASchedulerFilterTimeout"),
+    }
 }
 
 impl Options {
@@ -113,7 +145,13 @@ impl Options {
         client.kube_api_burst = u32::try_from(component.client_connection.burst).unwrap_or(100);
         component.api_version = "kubescheduler.config.k8s.io/v1".into();
         component.kind = "KubeSchedulerConfiguration".into();
-        Ok(Config { component, leader_election, client, declared_features: gates.enabled("NodeDeclaredFeatures") })
+        Ok(Config {
+            component,
+            leader_election,
+            client,
+            declared_features: gates.enabled("NodeDeclaredFeatures"),
+            devices: device_features(&gates),
+        })
     }
 }
 

@@ -1,5 +1,8 @@
 //! Arguments of the plugins that take some, with upstream's defaults.
 
+use std::time::Duration;
+
+use common::config::parse_go_duration;
 use k8s_openapi::api::core::v1::{NodeAffinity, TopologySpreadConstraint};
 use serde::{Deserialize, Serialize};
 
@@ -185,5 +188,30 @@ pub struct VolumeBindingArgs {
 impl Default for VolumeBindingArgs {
     fn default() -> Self {
         Self { bind_timeout_seconds: 600, shape: None }
+    }
+}
+
+/// DynamicResourcesArgs
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct DynamicResourcesArgs {
+    /// How long a search for devices on one node may take; zero for as long as it takes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub filter_timeout: Option<String>,
+    /// How long devices may take to become ready.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub binding_timeout: Option<String>,
+}
+
+impl DynamicResourcesArgs {
+    /// The search's limit; ten seconds by default.
+    pub fn filter_timeout(&self) -> Option<Duration> {
+        self.filter_timeout.as_deref().map_or(Some(Duration::from_secs(10)), |text| parse_go_duration(text).ok())
+    }
+
+    /// The devices' limit; ten minutes by default.
+    pub fn binding_timeout(&self) -> Duration {
+        let given = self.binding_timeout.as_deref().and_then(|text| parse_go_duration(text).ok());
+        given.unwrap_or(Duration::from_secs(600))
     }
 }

@@ -1,10 +1,14 @@
 //! What a configuration must satisfy, in upstream's words.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use common::config::parse_go_duration;
 
 use super::args::{
-    BalancedAllocationArgs, DefaultPreemptionArgs, FitArgs, InterPodAffinityArgs, NodeAffinityArgs,
-    PodTopologySpreadArgs, ResourceSpec, ScoringStrategyType, UtilizationShapePoint, VolumeBindingArgs,
+    BalancedAllocationArgs, DefaultPreemptionArgs, DynamicResourcesArgs, FitArgs, InterPodAffinityArgs,
+    NodeAffinityArgs, PodTopologySpreadArgs, ResourceSpec, ScoringStrategyType, UtilizationShapePoint,
+    VolumeBindingArgs,
 };
 use super::types::{KubeSchedulerConfiguration, KubeSchedulerProfile, PluginConfig};
 
@@ -182,12 +186,28 @@ fn validate_args(path: &str, config: &PluginConfig, errors: &mut Vec<String>) {
         "PodTopologySpread" => decode_args(config).map(|args| spread(path, &args)),
         "VolumeBinding" => decode_args(config).map(|args| volume_binding(path, &args)),
         "DefaultPreemption" => decode_args(config).map(|args| preemption(path, &args)),
+        "DynamicResources" => decode_args(config).map(|args| devices(path, &args)),
         _ => return,
     };
     match checked {
         Ok(found) => errors.extend(found),
         Err(error) => errors.push(format!("decoding .{}: {error}", path.trim_end_matches(".args"))),
     }
+}
+
+fn devices(path: &str, args: &DynamicResourcesArgs) -> Vec<String> {
+    let mut errors = Vec::new();
+    let mut check = |field: &str, text: &Option<String>, least: Duration, detail: &str| {
+        let Some(text) = text else { return };
+        match parse_go_duration(text) {
+            Ok(time) if time >= least => {}
+            Ok(_) => errors.push(invalid(&format!("{path}.{field}"), text, detail)),
+            Err(error) => errors.push(invalid(&format!("{path}.{field}"), text, &error)),
+        }
+    };
+    check("filterTimeout", &args.filter_timeout, Duration::ZERO, "must be zero or positive");
+    check("bindingTimeout", &args.binding_timeout, Duration::from_secs(1), "must be at least 1 second");
+    errors
 }
 
 fn fit(path: &str, mut args: FitArgs) -> Vec<String> {

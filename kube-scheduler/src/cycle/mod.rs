@@ -210,6 +210,7 @@ impl Scheduler {
             Ok(()) => self.bound(&profile, &queued, &assumed, &node, started),
             Err(status) => {
                 profile.run_unreserve(&assumed, &node);
+                profile.undo_bind(&assumed, &node).await;
                 self.forget(&assumed);
                 let rejected = status.is_rejected();
                 let failure = if rejected { refused(0, status) } else { Failure::Error(status) };

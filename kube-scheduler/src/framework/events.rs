@@ -33,6 +33,12 @@ pub enum Resource {
     CsiStorageCapacity,
     /// A VolumeAttachment.
     VolumeAttachment,
+    /// A ResourceClaim.
+    ResourceClaim,
+    /// A ResourceSlice.
+    ResourceSlice,
+    /// A DeviceClass.
+    DeviceClass,
     /// Anything: forces every pod concerned.
     WildCard,
 }
@@ -70,8 +76,10 @@ pub mod action {
     pub const UPDATE_OTHER: Action = 1 << 11;
     /// The features that a node declares changed.
     pub const NODE_FEATURES: Action = 1 << 12;
+    /// The claims made for a pod changed.
+    pub const POD_CLAIMS: Action = 1 << 13;
     /// Every kind of update.
-    pub const UPDATE: Action = 0b1_1111_1111_1100;
+    pub const UPDATE: Action = 0b11_1111_1111_1100;
     /// Everything.
     pub const ALL: Action = ADD | DELETE | UPDATE;
 }
@@ -242,6 +250,11 @@ pub fn pod_changes(old: &Arc<PodInfo>, new: &Arc<PodInfo>) -> Vec<ClusterEvent> 
         before.tolerations.len() != after.tolerations.len(),
         action::POD_TOLERATION,
         pick("AssignedPodToleration", "UnschedulablePodToleration"),
+    );
+    note(
+        old.claims != new.claims,
+        action::POD_CLAIMS,
+        pick("AssignedPodUpdatePodGeneratedResourceClaim", "UnschedulablePodUpdatePodGeneratedResourceClaim"),
     );
     if events.is_empty() {
         let objects = Objects::Pod(Some(old.clone()), Some(new.clone()));

@@ -274,6 +274,8 @@ pub trait Permit: Plugin {
 pub trait PreBind: Plugin {
     /// Runs in the binding cycle.
     async fn pre_bind(&self, pod: &PodInfo, node: &str) -> Verdict;
+    /// Takes back what `pre_bind` wrote when the binding failed, before the pod is queued again. Runs after Unreserve.
+    async fn undo(&self, _pod: &PodInfo, _node: &str) {}
 }
 
 /// Binds.

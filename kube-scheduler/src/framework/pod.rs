@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Pod, PodResourceClaimStatus};
 
 use super::template::{Interner, Template};
 
@@ -31,6 +31,26 @@ pub struct PodInfo {
     pub resource_version: Box<str>,
     /// Whether the pod carries a DisruptionTarget condition by the scheduler (a victim already told to go).
     pub preempted: bool,
+    /// status.resourceClaimStatuses
+    pub claims: Option<Arc<[ClaimStatus]>>,
+}
+
+/// Which claim was made for an entry of spec.resourceClaims.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClaimStatus {
+    /// The entry.
+    pub name: Box<str>,
+    /// The claim; `None` when none is needed.
+    pub claim: Option<Box<str>>,
+}
+
+fn claim_statuses(pod: &Pod) -> Option<Arc<[ClaimStatus]>> {
+    let statuses = pod.status.as_ref()?.resource_claim_statuses.as_ref()?;
+    let status = |status: &PodResourceClaimStatus| ClaimStatus {
+        name: status.name.as_str().into(),
+        claim: status.resource_claim_name.as_deref().map(Box::from),
+    };
+    Some(statuses.iter().map(status).collect())
 }
 
 impl PodInfo {
@@ -53,6 +73,7 @@ impl PodInfo {
                     && condition.status == "True"
                     && condition.reason.as_deref() == Some("PreemptionByScheduler")
             }),
+            claims: claim_statuses(pod),
         }
     }
 

@@ -379,6 +379,13 @@ impl Profile {
         Ok(())
     }
 
+    /// Takes back what PreBind wrote, last plugin first.
+    pub async fn undo_bind(&self, pod: &PodInfo, node: &str) {
+        for plugin in self.points.pre_bind.iter().rev().filter_map(|plugin| plugin.as_pre_bind()) {
+            plugin.undo(pod, node).await;
+        }
+    }
+
     async fn run_binders(&self, pod: &PodInfo, node: &str) -> Verdict {
         for plugin in &self.points.bind {
             let Some(bind) = plugin.as_bind() else { continue };

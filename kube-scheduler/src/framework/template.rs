@@ -136,8 +136,32 @@ pub struct Template {
     pub volumes: Volumes,
     /// Features that its node must declare.
     pub features: Vec<&'static str>,
-    /// Names of spec.resourceClaims.
-    pub resource_claims: Vec<String>,
+    /// spec.resourceClaims
+    pub resource_claims: Vec<PodClaim>,
+    /// All its containers, init containers first, if any asks for a resource that devices could stand behind.
+    pub extended: Vec<ExtendedContainer>,
+}
+
+/// An entry of spec.resourceClaims.
+#[derive(Clone, Debug)]
+pub struct PodClaim {
+    /// Its name.
+    pub name: String,
+    /// The claim.
+    pub claim: Option<String>,
+    /// Or what it is made from.
+    pub template: Option<String>,
+}
+
+/// What a container asks for, for claims that the scheduler makes.
+#[derive(Clone, Debug)]
+pub struct ExtendedContainer {
+    /// Its name.
+    pub name: String,
+    /// Whether it ends before the main containers start.
+    pub passing: bool,
+    /// All requests, by name; amounts in whole units.
+    pub requests: Vec<(String, i64)>,
 }
 
 /// What a template is distinguished by; anything else about a pod does not matter to decisions.
@@ -332,8 +356,36 @@ fn parse(pod: &core::Pod, id: u64) -> Template {
         controller: controller(pod).map(|(kind, name)| (kind.to_owned(), name.to_owned())),
         volumes: Volumes::of(spec),
         features: features(spec),
-        resource_claims: spec.resource_claims.iter().flatten().map(|claim| claim.name.clone()).collect(),
+        resource_claims: spec.resource_claims.iter().flatten().map(pod_claim).collect(),
+        extended: extended_containers(spec),
     }
+}
+
+fn pod_claim(claim: &core::PodResourceClaim) -> PodClaim {
+    PodClaim {
+        name: claim.name.clone(),
+        claim: claim.resource_claim_name.clone(),
+        template: claim.resource_claim_template_name.clone(),
+    }
+}
+
+fn extended_containers(spec: &core::PodSpec) -> Vec<ExtendedContainer> {
+    let init = spec.init_containers.as_deref().unwrap_or_default();
+    let all = || init.iter().chain(&spec.containers);
+    let requests = |container: &core::Container| container.resources.as_ref().and_then(|r| r.requests.clone());
+    let any = all().any(|container| requests(container).iter().flatten().any(|(name, _)| name.contains('/')));
+    let amounts = |container: &core::Container| {
+        requests(container).into_iter().flatten().map(|(name, amount)| {
+            let whole = amount.0.parse::<common::meta::Quantity>().ok().and_then(|amount| amount.as_i64());
+            (name, whole.unwrap_or(0))
+        })
+    };
+    let container = |(at, container): (usize, &core::Container)| ExtendedContainer {
+        name: container.name.clone(),
+        passing: at < init.len() && container.restart_policy.as_deref() != Some("Always"),
+        requests: amounts(container).collect(),
+    };
+    if any { all().enumerate().map(container).collect() } else { Vec::new() }
 }
 
 fn host_ports(spec: &core::PodSpec) -> Vec<HostPort> {

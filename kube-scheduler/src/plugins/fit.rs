@@ -5,8 +5,10 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Node;
+use k8s_openapi::api::resource::v1::DeviceClass;
 use parking_lot::Mutex;
 
+use super::dynamic_resources::cluster::Devices;
 use super::resource_scoring::{Strategy, columns};
 use crate::cache::resources::{CPU, EPHEMERAL, MEMORY};
 use crate::cache::snapshot::{NodeView, Snapshot};
@@ -25,6 +27,8 @@ pub struct Fit {
     ignored_groups: Vec<String>,
     resources: Vec<ResourceSpec>,
     strategy: Strategy,
+    /// Resources that a node has none of may be devices: DynamicResources decides then.
+    devices: Option<Arc<Devices>>,
 }
 
 /// Upstream's name.
@@ -36,6 +40,8 @@ struct Want {
     column: Option<usize>,
     amount: i64,
     reason: Cow<'static, str>,
+    /// Whether devices stand behind it where a node has none.
+    backed: bool,
 }
 
 /// Statuses by what is missing.
@@ -58,7 +64,18 @@ impl Fit {
             ignored_groups: args.ignored_resource_groups.clone(),
             resources: args.scoring_strategy.resources.clone(),
             strategy: Strategy::new(&args.scoring_strategy),
+            devices: None,
         }
+    }
+
+    /// Leaves to devices what they stand behind.
+    #[must_use]
+    pub fn beside(self, devices: Arc<Devices>) -> Self {
+        Self { devices: Some(devices), ..self }
+    }
+
+    fn backed(&self, name: &str) -> bool {
+        self.devices.as_ref().is_some_and(|devices| devices.backs(name))
     }
 
     fn ignores(&self, name: &str) -> bool {
@@ -78,11 +95,13 @@ impl Fit {
             column: Some(column),
             amount,
             reason: reason.into(),
+            backed: false,
         });
         let scalars = requests.scalars.iter().filter(|(name, _)| !self.ignores(name)).map(|(name, amount)| Want {
             column: snapshot.resources.column(name),
             amount: *amount,
             reason: format!("Insufficient {name}").into(),
+            backed: self.backed(name),
         });
         let wants = native.chain(scalars).filter(|want| want.amount > 0).take(62).collect();
         Wants { wants, statuses: Arc::default() }
@@ -100,6 +119,9 @@ impl Wants {
         for (bit, want) in self.wants.iter().enumerate() {
             let (allocatable, requested) =
                 want.column.map_or((0, 0), |column| (node.allocatable(column), node.requested(column)));
+            if want.backed && allocatable == 0 {
+                continue;
+            }
             if want.amount > allocatable - requested {
                 bits |= 1 << bit;
                 hopeless |= want.amount > allocatable;
@@ -165,6 +187,18 @@ fn allocatable(node: &Node, name: &str) -> i64 {
     listed.and_then(|listed| listed.get(name)).map_or(0, |quantity| column_value(name, quantity))
 }
 
+/// Whether a class stands behind a resource that the pod asks for, and did not before.
+fn class_helps(wanted: &Requests, old: Option<&DeviceClass>, new: &DeviceClass) -> bool {
+    let names = |class: &DeviceClass| class.spec.extended_resource_name.clone();
+    let asks = |name: &str| wanted.scalars.iter().any(|(known, _)| **known == *name);
+    let implicit = format!("deviceclass.resource.kubernetes.io/{}", new.metadata.name.as_deref().unwrap_or_default());
+    match old {
+        Some(old) if names(old) == names(new) => false,
+        None if asks(&implicit) => true,
+        _ => names(new).is_some_and(|name| asks(&name)),
+    }
+}
+
 /// The names and amounts that a pod asks for.
 fn asked(requests: &Requests) -> impl Iterator<Item = (&str, i64)> {
     [("cpu", requests.cpu), ("memory", requests.memory), ("ephemeral-storage", requests.ephemeral)]
@@ -178,11 +212,15 @@ impl EnqueueExtensions for Fit {
         vec![
             Interest { resource: Resource::AssignedPod, action: action::DELETE | action::POD_SCALE_DOWN },
             Interest { resource: Resource::Node, action: action::ADD | action::NODE_ALLOCATABLE },
+            Interest { resource: Resource::DeviceClass, action: action::ADD | action::UPDATE },
         ]
     }
 
     fn hint(&self, pod: &PodInfo, event: &ClusterEvent) -> Hint {
         let wanted = &pod.template.requests;
+        if let (old, Some(new)) = event.objects_of::<DeviceClass>() {
+            return if class_helps(wanted, old, new) { Hint::Queue } else { Hint::Skip };
+        }
         let queue = match (event.pods(), event.nodes()) {
             ((Some(gone), None), _) => gone.node_name.is_some() || gone.nominated.is_some(),
             ((Some(_), Some(new)), _) if new.uid == pod.uid => true,
@@ -192,10 +230,16 @@ impl EnqueueExtensions for Fit {
             }
             (_, (old, Some(new))) => {
                 let fits = allocatable(new, "pods") >= 1
-                    && asked(wanted).all(|(name, amount)| self.ignores(name) || amount <= allocatable(new, name));
+                    && asked(wanted).all(|(name, amount)| {
+                        let there = allocatable(new, name);
+                        self.ignores(name) || amount <= there || (there == 0 && self.backed(name))
+                    });
                 let grew = |old: &Node| {
                     allocatable(new, "pods") > allocatable(old, "pods")
-                        || asked(wanted).any(|(name, _)| allocatable(new, name) > allocatable(old, name))
+                        || asked(wanted).any(|(name, _)| {
+                            let there = allocatable(new, name);
+                            there > allocatable(old, name) || (there == 0 && self.backed(name))
+                        })
                 };
                 fits && old.is_none_or(|old| grew(old))
             }

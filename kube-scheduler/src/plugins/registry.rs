@@ -8,6 +8,7 @@ use common::events::EventsV1Recorder;
 use common::informer::Informer;
 use k8s_openapi::api::core::v1::{Node, Pod};
 
+use super::dynamic_resources::cluster::Devices;
 use super::{
     balanced_allocation, default_binder, default_preemption, dynamic_resources, fit, image_locality,
     inter_pod_affinity, node_affinity, node_declared_features, node_name, node_ports, node_unschedulable,
@@ -15,8 +16,8 @@ use super::{
     volume_restrictions, volume_zone,
 };
 use crate::config::args::{
-    BalancedAllocationArgs, DefaultPreemptionArgs, FitArgs, InterPodAffinityArgs, NodeAffinityArgs,
-    PodTopologySpreadArgs, VolumeBindingArgs,
+    BalancedAllocationArgs, DefaultPreemptionArgs, DynamicResourcesArgs, FitArgs, InterPodAffinityArgs,
+    NodeAffinityArgs, PodTopologySpreadArgs, VolumeBindingArgs,
 };
 use crate::config::types::{KubeSchedulerProfile, PluginConfig, PluginSet};
 use crate::config::validation::decode_args;
@@ -39,6 +40,8 @@ pub struct Services {
     pub listers: Arc<dyn Listers>,
     /// Volumes, claims and classes; one for all profiles, so that none promises what another has.
     pub storage: Arc<Storage>,
+    /// Claims, slices and device classes; one for all profiles, too.
+    pub devices: Arc<Devices>,
     /// HTTP extenders.
     pub extenders: Arc<Extenders>,
     /// Whether the gate NodeDeclaredFeatures is on.
@@ -62,6 +65,7 @@ impl Default for Services {
             client: None,
             listers: Arc::new(NoListers),
             storage: Arc::new(Storage::detached()),
+            devices: Arc::new(Devices::detached()),
             extenders: Arc::default(),
             declared_features: true,
             nodes: None,
@@ -82,7 +86,7 @@ fn args<T: serde::de::DeserializeOwned + Default>(name: &str, configs: &[PluginC
 }
 
 /// One plugin by name; `None` for those known but not there yet.
-fn build(name: &str, configs: &[PluginConfig], services: &Services) -> Build {
+fn build(name: &str, profile: &str, configs: &[PluginConfig], services: &Services) -> Build {
     let plugin: PluginRef = match name {
         priority_sort::NAME => Arc::new(priority_sort::PrioritySort),
         scheduling_gates::NAME => Arc::new(scheduling_gates::SchedulingGates),
@@ -96,7 +100,7 @@ fn build(name: &str, configs: &[PluginConfig], services: &Services) -> Build {
         fit::NAME => {
             let mut args: FitArgs = args(name, configs)?;
             args.set_defaults();
-            Arc::new(fit::Fit::new(&args))
+            Arc::new(fit::Fit::new(&args).beside(services.devices.clone()))
         }
         balanced_allocation::NAME => {
             let mut args: BalancedAllocationArgs = args(name, configs)?;
@@ -122,7 +126,10 @@ fn build(name: &str, configs: &[PluginConfig], services: &Services) -> Build {
             Arc::new(volume_binding::VolumeBinding::new(&args, services))
         }
         volume_zone::NAME => Arc::new(volume_zone::VolumeZone { storage: services.storage.clone() }),
-        dynamic_resources::NAME => Arc::new(dynamic_resources::DynamicResources),
+        dynamic_resources::NAME => {
+            let args = args::<DynamicResourcesArgs>(name, configs)?;
+            Arc::new(dynamic_resources::DynamicResources::new(&args, profile, services))
+        }
         default_preemption::NAME => {
             let args = args::<DefaultPreemptionArgs>(name, configs)?;
             let executor = Arc::new(Executor::new(services));
@@ -148,7 +155,7 @@ pub fn profile(config: &KubeSchedulerProfile, services: &Services) -> Result<Pro
         if built.contains_key(&entry.name) {
             continue;
         }
-        let plugin = build(&entry.name, &config.plugin_config, services)
+        let plugin = build(&entry.name, &name, &config.plugin_config, services)
             .map_err(|error| wrap(format!("initializing plugin {:?}: {error}", entry.name)))?;
         if let Some(plugin) = plugin {
             order.push(plugin.clone());

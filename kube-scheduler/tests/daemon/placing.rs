@@ -11,7 +11,7 @@ use crate::{
     neighbour::{ApiServer, Daemon, add_node, create, delete, eventually},
 };
 
-async fn start() -> (ApiServer, Client, Api<Pod>, Daemon) {
+pub async fn start() -> (ApiServer, Client, Api<Pod>, Daemon) {
     let server = ApiServer::start().await;
     let client = server.admin().await;
     // There is no controller that makes it.
@@ -30,12 +30,12 @@ fn node(pod: &Pod) -> Option<String> {
     pod.spec.as_ref()?.node_name.clone()
 }
 
-async fn bound(api: &Api<Pod>, name: &str) -> String {
+pub async fn bound(api: &Api<Pod>, name: &str) -> String {
     eventually(&format!("{name} has a node"), async || node(&api.get(name).await.unwrap())).await
 }
 
 /// Waits for the verdict that no node fits; returns its message.
-async fn unschedulable(api: &Api<Pod>, name: &str) -> String {
+pub async fn unschedulable(api: &Api<Pod>, name: &str) -> String {
     eventually(&format!("{name} is unschedulable"), async || {
         let conditions = api.get(name).await.unwrap().status?.conditions?;
         let found = conditions.into_iter().find(|condition| condition.type_ == "PodScheduled")?;
