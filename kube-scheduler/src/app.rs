@@ -9,6 +9,7 @@ use common::events::EventsV1Recorder;
 use common::informer::{Factory, Informer, InformerOptions};
 use common::serving::Health;
 use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::scheduling::v1alpha2::PodGroup;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -19,6 +20,7 @@ use crate::cycle::decide::Decider;
 use crate::cycle::listers::InformerListers;
 use crate::extender::Extenders;
 use crate::framework::events::Resource;
+use crate::framework::groups::Groups;
 use crate::framework::profiles::Profiles;
 use crate::metrics;
 use crate::options::{Config, Options};
@@ -64,6 +66,10 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> anyhow::Resul
     let nodes = factory.informer::<Node>();
     let storage = Arc::new(Storage::new(&others));
     let devices = Arc::new(Devices::new(&others, config.devices));
+    let groups = match config.groups {
+        true => Arc::new(Groups::new(factory.informer::<PodGroup>())),
+        false => Arc::default(),
+    };
     let extenders = Extenders::new(&config.component.extenders, pods.clone()).map_err(anyhow::Error::msg);
     let extenders = Arc::new(extenders.context("couldn't build extenders")?);
     let services = Services {
@@ -71,6 +77,7 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> anyhow::Resul
         listers: Arc::new(InformerListers::new(&others)),
         storage: storage.clone(),
         devices: devices.clone(),
+        groups: groups.clone(),
         extenders: extenders.clone(),
         declared_features: config.declared_features,
         nodes: Some(nodes.clone()),
@@ -83,6 +90,7 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> anyhow::Resul
     let outlet = Arc::new(ApiOutlet::new(client, pods.clone(), &names));
     let mut scheduler = assemble(&config, &options, profiles, outlet);
     scheduler.extenders = extenders;
+    scheduler.groups = groups;
     let scheduler = Arc::new(scheduler);
     let weak = Arc::downgrade(&scheduler);
     let _ = services.activate.set(Box::new(move |uids| {
@@ -93,6 +101,12 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> anyhow::Resul
     observe(&scheduler, &nodes, &pods);
     observe_storage(&scheduler, &storage);
     observe_devices(&scheduler, &devices);
+    if let Some(informer) = &scheduler.groups.informer {
+        const LABELS: [&str; 3] =
+            ["scheduling.k8s.io/PodGroupAdd", "scheduling.k8s.io/PodGroupUpdate", "scheduling.k8s.io/PodGroupDelete"];
+        let this = scheduler.clone();
+        informer.on_event(move |event| this.on_object(Resource::PodGroup, LABELS, event));
+    }
 
     tokio::spawn(dump_on_signal(scheduler.clone(), nodes.clone(), pods.clone(), shutdown.clone()));
     register_checks(&plane.health, &nodes, &pods);

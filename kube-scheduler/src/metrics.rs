@@ -135,6 +135,29 @@ pub static BINDING_CONDITIONS_WAIT: LazyLock<HistogramVec> = LazyLock::new(|| {
     ))
 });
 
+/// Attempts at pod groups by result and profile.
+pub static POD_GROUP_ATTEMPTS: LazyLock<IntCounterVec> = LazyLock::new(|| {
+    counters(
+        "podgroup_schedule_attempts_total",
+        "Number of attempts to schedule pod group, by the result. 'unschedulable' means a pod group could not be \
+         scheduled, while 'error' means an internal scheduler problem.",
+        &["result", "profile"],
+    )
+});
+
+/// Latency of an attempt at a pod group.
+pub static POD_GROUP_DURATION: LazyLock<HistogramVec> = LazyLock::new(|| {
+    let help = "Pod group scheduling attempt latency in seconds (scheduling algorithm + binding)";
+    let options = options("podgroup_scheduling_attempt_duration_seconds", help, 0.001, 2.0, 15);
+    register(HistogramVec::new(options, &["result", "profile"]))
+});
+
+/// Latency of the decision on a pod group.
+pub static POD_GROUP_ALGORITHM_DURATION: LazyLock<Histogram> = LazyLock::new(|| {
+    let help = "Pod group scheduling algorithm latency in seconds";
+    register(Histogram::with_opts(options("podgroup_scheduling_algorithm_duration_seconds", help, 0.001, 2.0, 15)))
+});
+
 /// Preemptions tried.
 pub static PREEMPTION_ATTEMPTS: LazyLock<IntCounter> = LazyLock::new(|| {
     let help = "Total preemption attempts in the cluster till now";
@@ -190,6 +213,12 @@ pub fn register_all() {
 pub fn attempt(result: &str, profile: &str, took: Duration) {
     SCHEDULE_ATTEMPTS.with_label_values(&[result, profile]).inc();
     ATTEMPT_DURATION.with_label_values(&[result, profile]).observe(took.as_secs_f64());
+}
+
+/// One finished attempt at a pod group.
+pub fn pod_group(result: &str, profile: &str, took: Duration) {
+    POD_GROUP_ATTEMPTS.with_label_values(&[result, profile]).inc();
+    POD_GROUP_DURATION.with_label_values(&[result, profile]).observe(took.as_secs_f64());
 }
 
 /// One extension point run.

@@ -7,7 +7,7 @@ use clap::Parser;
 use common::config::flags::{ClientConnection, FeatureGateFlag, LeaderElection, Logging, Metrics, Serving};
 use common::config::{FeatureGates, Gate, Stage, load_versioned, parse_go_duration};
 
-use crate::config::defaults::set_defaults;
+use crate::config::defaults::set_defaults_with;
 use crate::config::types::{KubeSchedulerConfiguration, LeaderElectionConfiguration};
 use crate::config::validation::validate;
 use crate::plugins::dynamic_resources::allocator::Features;
@@ -68,8 +68,8 @@ pub const GATES: &[Gate] = &[
     gate("DRASchedulerFilterTimeout", Stage::Beta, true, false),
     gate("DRAWorkloadResourceClaims", Stage::Alpha, false, true),
     gate("DynamicResourceAllocation", Stage::Stable, true, true),
-    gate("GangScheduling", Stage::Alpha, false, true),
-    gate("GenericWorkload", Stage::Alpha, false, true),
+    gate("GangScheduling", Stage::Alpha, false, false),
+    gate("GenericWorkload", Stage::Alpha, false, false),
     gate("InPlacePodVerticalScaling", Stage::Stable, true, true),
     gate("NodeDeclaredFeatures", Stage::Beta, true, false),
     gate("NominatedNodeNameForExpectation", Stage::Beta, true, false),
@@ -95,6 +95,8 @@ pub struct Config {
     pub declared_features: bool,
     /// The gates of dynamic resource allocation.
     pub devices: Features,
+    /// The gate GenericWorkload: pods of a group are placed together.
+    pub groups: bool,
 }
 
 /// The gates of dynamic resource allocation.
@@ -130,7 +132,12 @@ impl Options {
             given.burst = client.kube_api_burst as i32;
         }
         let leader_election = merge_election(&self.leader_election, &mut component.leader_election)?;
-        set_defaults(&mut component);
+        if gates.enabled("GangScheduling") && !gates.enabled("GenericWorkload") {
+            anyhow::bail!(
+                "invalid feature gate combination: GangScheduling is enabled, but depends on features that are disabled: [GenericWorkload]"
+            );
+        }
+        set_defaults_with(&mut component, gates.enabled("GangScheduling"));
         let errors = validate(&component);
         match errors.as_slice() {
             [] => {}
@@ -151,6 +158,7 @@ impl Options {
             client,
             declared_features: gates.enabled("NodeDeclaredFeatures"),
             devices: device_features(&gates),
+            groups: gates.enabled("GenericWorkload"),
         })
     }
 }

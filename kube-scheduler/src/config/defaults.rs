@@ -37,8 +37,17 @@ pub fn default_plugins() -> Plugins {
     Plugins { multi_point: PluginSet { enabled, disabled: Vec::new() }, ..Plugins::default() }
 }
 
-/// Fills in everything that the file leaves open.
+/// Fills in everything that the file leaves open, without the gates that are off by default.
 pub fn set_defaults(config: &mut KubeSchedulerConfiguration) {
+    set_defaults_with(config, false);
+}
+
+/// Fills in everything that the file leaves open; `gangs` is the gate GangScheduling.
+pub fn set_defaults_with(config: &mut KubeSchedulerConfiguration, gangs: bool) {
+    let mut defaults = default_plugins();
+    if gangs {
+        defaults.multi_point.enabled.push(PluginEntry { name: "GangScheduling".into(), weight: None });
+    }
     config.parallelism.get_or_insert(16);
     if config.profiles.is_empty() {
         config.profiles.push(KubeSchedulerProfile::default());
@@ -47,7 +56,7 @@ pub fn set_defaults(config: &mut KubeSchedulerConfiguration) {
         only.scheduler_name.get_or_insert_with(|| "default-scheduler".into());
     }
     for profile in &mut config.profiles {
-        profile.plugins = merge_plugins(default_plugins(), &profile.plugins);
+        profile.plugins = merge_plugins(defaults.clone(), &profile.plugins);
     }
     leave_to_extenders(config);
     config.percentage_of_nodes_to_score.get_or_insert(0);

@@ -7,6 +7,8 @@ use async_trait::async_trait;
 use common::events::{EventType, EventsV1Recorder};
 use common::informer::Informer;
 use k8s_openapi::api::core::v1::{ObjectReference, Pod};
+use k8s_openapi::api::scheduling::v1alpha2::PodGroup;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::api::{Api, Patch, PatchParams};
 use serde_json::Value;
 
@@ -56,6 +58,31 @@ impl Outlet for ApiOutlet {
     async fn patch_status(&self, namespace: &str, name: &str, patch: Value) -> Result<(), String> {
         let api: Api<Pod> = Api::namespaced(self.client.clone(), namespace);
         let sent = api.patch_status(name, &PatchParams::default(), &Patch::Strategic(patch)).await;
+        sent.map(|_| ()).map_err(|error| error.to_string())
+    }
+
+    async fn group_condition(&self, group: &PodGroup, mut condition: Condition) -> Result<(), String> {
+        let mut conditions = group.status.clone().and_then(|status| status.conditions).unwrap_or_default();
+        condition.observed_generation = group.metadata.generation;
+        if let Some(old) = conditions.iter().find(|old| old.type_ == condition.type_) {
+            let same = Condition { last_transition_time: old.last_transition_time.clone(), ..condition.clone() };
+            if *old == same || (old.status == "True" && condition.status != "True") {
+                return Ok(());
+            }
+            if old.status == condition.status {
+                condition = same;
+            }
+        }
+        conditions.retain(|old| old.type_ != condition.type_);
+        conditions.push(condition);
+        let meta = &group.metadata;
+        let namespace = meta.namespace.as_deref().unwrap_or_default();
+        let api: Api<PodGroup> = Api::namespaced(self.client.clone(), namespace);
+        // The list is replaced whole; the version sees to it that nothing else is lost.
+        let patch = serde_json::json!({"metadata": {"resourceVersion": meta.resource_version},
+                                       "status": {"conditions": conditions}});
+        let name = meta.name.as_deref().unwrap_or_default();
+        let sent = api.patch_status(name, &PatchParams::default(), &Patch::Merge(patch)).await;
         sent.map(|_| ()).map_err(|error| error.to_string())
     }
 }

@@ -53,6 +53,13 @@ pub enum Failure {
         /// The nomination.
         nominate: Option<Option<Arc<str>>>,
     },
+    /// The pod has a node, but its group cannot be scheduled (yet).
+    Group {
+        /// Why.
+        message: String,
+        /// Where the pod would go.
+        nominate: Option<Arc<str>>,
+    },
     /// Something broke.
     Error(Arc<Status>),
 }
@@ -63,6 +70,7 @@ impl Failure {
         match self {
             Self::NoNodes => "no nodes available to schedule pods".into(),
             Self::Unfit { diagnosis, nodes, .. } => diagnosis.message(*nodes),
+            Self::Group { message, .. } => message.clone(),
             Self::Error(status) => status.message(),
         }
     }

@@ -74,12 +74,19 @@ impl Scheduler {
     }
 
     fn pod_added(&self, pod: Arc<PodInfo>) -> &'static str {
+        self.groups.observe(&pod);
         if pod.node_name.is_some() {
             self.pod_assigned(pod);
             return "AssignedPodAdd";
         }
         if self.profiles.responsible_for(&pod) {
-            self.queue.add(pod);
+            self.queue.add(pod.clone());
+        }
+        if self.groups.of(&pod).is_some() {
+            // It may be the one that others of its gang wait for.
+            let objects = Objects::Pod(None, Some(pod));
+            let (resource, label) = (Resource::UnscheduledPod, "UnschedulablePodAdd");
+            self.queue.on_event(&ClusterEvent { resource, action: action::ADD, label, objects }, |_| true);
         }
         "UnschedulablePodAdd"
     }
@@ -103,6 +110,7 @@ impl Scheduler {
             self.pod_deleted(old);
             return self.pod_added(new);
         }
+        self.groups.observe(&new);
         match (&old.node_name, &new.node_name) {
             (Some(_), _) => {
                 if let Err(error) = self.cache.add_pod(new.clone()) {
@@ -159,6 +167,7 @@ impl Scheduler {
     }
 
     fn pod_deleted(&self, pod: &Arc<PodInfo>) -> &'static str {
+        self.groups.remove(pod);
         if pod.node_name.is_some() {
             self.cache.remove_pod(&pod.uid);
             self.queue.on_event(&freed(pod), |_| true);

@@ -13,6 +13,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 pub mod api;
 pub mod debug;
 pub mod decide;
+pub mod group;
 pub mod handlers;
 pub mod listers;
 pub mod outlet;
@@ -29,6 +30,7 @@ use crate::cache::snapshot::Snapshot;
 use crate::extender::Extenders;
 use crate::framework::diagnosis::Diagnosis;
 use crate::framework::events::{ClusterEvent, Objects, Resource, action};
+use crate::framework::groups::Groups;
 use crate::framework::plugin::CycleContext;
 use crate::framework::pod::PodInfo;
 use crate::framework::profile::Profile;
@@ -57,6 +59,8 @@ pub struct Scheduler {
     pub waiting: WaitingPods,
     /// HTTP extenders.
     pub extenders: Arc<Extenders>,
+    /// Pods by their pod group.
+    pub groups: Arc<Groups>,
     outlet: Arc<dyn Outlet>,
     tasks: Arc<Semaphore>,
 }
@@ -81,6 +85,7 @@ impl Scheduler {
             interner: Interner::default(),
             waiting: WaitingPods::default(),
             extenders: Arc::default(),
+            groups: Arc::default(),
             outlet,
             tasks: Arc::new(Semaphore::new(IN_FLIGHT)),
         }
@@ -113,23 +118,31 @@ impl Scheduler {
             self.queue.done(&queued.pod.uid);
             return;
         }
+        if self.groups.of(&queued.pod).is_some() {
+            return self.schedule_group(queued, decider, snapshot, permit, runtime);
+        }
         self.cache.update_snapshot(snapshot);
         let decision = decider.decide(&profile, snapshot, &queued.pod, &self.queue.nominator);
         let failed =
             match decision.and_then(|decision| self.commit(&profile, queued.clone(), &decision, snapshot, started)) {
-                Ok(binding) => {
-                    let this = self.clone();
-                    runtime.spawn(async move {
-                        metrics::GOROUTINES.with_label_values(&["binding"]).inc();
-                        this.bind(binding).await;
-                        metrics::GOROUTINES.with_label_values(&["binding"]).dec();
-                        drop(permit);
-                    });
-                    return;
-                }
+                Ok(binding) => return self.start_binding(binding, Some(permit), runtime),
                 Err(failure) => failure,
             };
-        self.fail(&profile, queued, failed, started, runtime, permit);
+        self.fail(&profile, queued, failed, started, runtime, Some(permit));
+    }
+
+    /// Starts a binding cycle.
+    fn start_binding(self: &Arc<Self>, binding: Binding, permit: Option<OwnedSemaphorePermit>, runtime: &Handle) {
+        if !binding.waits.is_empty() {
+            self.waiting.hold(&binding.assumed.uid, &binding.waits);
+        }
+        let this = self.clone();
+        runtime.spawn(async move {
+            metrics::GOROUTINES.with_label_values(&["binding"]).inc();
+            this.bind(binding).await;
+            metrics::GOROUTINES.with_label_values(&["binding"]).dec();
+            drop(permit);
+        });
     }
 
     /// Waits (not for ever) for the bindings and reports under way.
@@ -167,15 +180,13 @@ impl Scheduler {
         let node = decision.node.clone();
         let assumed = Arc::new(queued.pod.on_node(node.clone()));
         self.cache.assume(assumed.clone()).map_err(|error| Failure::Error(Status::error("", error.to_string())))?;
+        self.groups.assume(&assumed, true);
         self.queue.nominator.remove(&assumed.uid);
         let waits = profile
             .run_reserve(&CycleContext { pod: &queued.pod, snapshot }, &assumed, decision.slot)
             .and_then(|()| profile.run_permit(&assumed, &node).inspect_err(|_| profile.run_unreserve(&assumed, &node)));
         match waits {
             Ok(waits) => {
-                if !waits.is_empty() {
-                    self.waiting.hold(&assumed.uid, &waits);
-                }
                 tracing::debug!(
                     pod = assumed.key(), %node, evaluated = decision.evaluated, feasible = decision.feasible, "node chosen"
                 );
@@ -189,6 +200,7 @@ impl Scheduler {
     }
 
     fn forget(&self, assumed: &PodInfo) {
+        self.groups.assume(assumed, false);
         if let Err(error) = self.cache.forget(assumed) {
             tracing::debug!(pod = assumed.key(), %error, "the assumption is gone already");
         }
@@ -251,7 +263,7 @@ impl Scheduler {
         failure: Failure,
         started: Instant,
         runtime: &Handle,
-        permit: OwnedSemaphorePermit,
+        permit: Option<OwnedSemaphorePermit>,
     ) {
         if let Some(report) = self.requeue(profile, queued, &failure, started) {
             let this = self.clone();
@@ -274,6 +286,7 @@ impl Scheduler {
             Failure::Error(_) => ("SchedulerError", "error", Some(None)),
             Failure::NoNodes => ("Unschedulable", "unschedulable", Some(None)),
             Failure::Unfit { nominate, .. } => ("Unschedulable", "unschedulable", nominate.clone()),
+            Failure::Group { nominate, .. } => ("Unschedulable", "unschedulable", Some(nominate.clone())),
         };
         metrics::attempt(result, &profile.name, started.elapsed());
         queued.unschedulable_plugins.clear();

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, PodCondition};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::api::scheduling::v1alpha2::PodGroup;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use serde_json::{Value, json};
 
 use crate::framework::pod::PodInfo;
@@ -22,6 +23,10 @@ pub trait Outlet: Send + Sync {
     fn event(&self, pod: &PodInfo, warning: bool, reason: &str, action: &str, note: &str);
     /// Sends a strategic merge patch of a pod's status.
     async fn patch_status(&self, namespace: &str, name: &str, patch: Value) -> Result<(), String>;
+    /// Records in a pod group's status what became of it. What was scheduled once stays so.
+    async fn group_condition(&self, _group: &PodGroup, _condition: Condition) -> Result<(), String> {
+        Ok(())
+    }
 }
 
 /// Cuts a note to what the API accepts.

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::decide::{Decider, enough};
 use super::outlet::Outlet;
 use super::*;
-use crate::config::defaults::set_defaults;
+use crate::config::defaults::{set_defaults, set_defaults_with};
 use crate::config::types::KubeSchedulerConfiguration;
 use crate::framework::plugin::{Bind, Plugin};
 use crate::framework::profile::PluginRef;
@@ -80,15 +80,19 @@ fn default_profile() -> Profile {
 }
 
 fn bench(nodes: &[NodeBuilder]) -> Bench {
+    bench_of(default_profile(), Arc::default(), nodes)
+}
+
+fn bench_of(mut profile: Profile, groups: Arc<Groups>, nodes: &[NodeBuilder]) -> Bench {
     let world = Arc::new(World::default());
-    let mut profile = default_profile();
     let binder: PluginRef = Arc::new(Binder(world.clone()));
     profile.points.bind = vec![binder];
     let profiles = Arc::new(Profiles::new(vec![profile]).unwrap());
     let backoff = Backoff { initial: Duration::from_secs(1), max: Duration::from_secs(10) };
     let clock = Arc::new(SystemClock::default());
     let queue = SchedulingQueue::new(profiles.clone(), clock, backoff, Duration::from_secs(300));
-    let scheduler = Scheduler::new(Cache::new(Duration::ZERO), queue, profiles, world.clone());
+    let mut scheduler = Scheduler::new(Cache::new(Duration::ZERO), queue, profiles, world.clone());
+    scheduler.groups = groups;
     for node in nodes {
         scheduler.on_node(&Event::Added(node.build()));
     }
@@ -269,4 +273,71 @@ fn a_nominated_pod_keeps_its_room() {
     let message = decide(0).unwrap_err().message();
     assert!(message.starts_with("0/1 nodes are available: 1 Insufficient cpu. "), "{message}");
     assert_eq!(decide(100).unwrap(), "n1", "a higher priority need not care");
+}
+
+/// With the gates of gang scheduling on, and the gang `g`.
+fn gang_bench(min_count: i32, nodes: &[NodeBuilder]) -> Bench {
+    let informer = common::informer::Informer::new(common::informer::InformerOptions::default());
+    let spec = json!({"schedulingPolicy": {"gang": {"minCount": min_count}}});
+    let group = json!({"metadata": {"name": "g", "namespace": "default"}, "spec": spec});
+    informer.apply(serde_json::from_value(group).unwrap());
+    let groups = Arc::new(Groups::new(informer));
+    let mut config = KubeSchedulerConfiguration::default();
+    set_defaults_with(&mut config, true);
+    let services = Services { groups: groups.clone(), ..Services::default() };
+    bench_of(profile(&config.profiles[0], &services).unwrap(), groups, nodes)
+}
+
+fn member(name: &str) -> PodBuilder {
+    pod(name).requests("1", "1Gi").spec("schedulingGroup", json!({"podGroupName": "g"}))
+}
+
+#[tokio::test]
+async fn a_gang_waits_for_its_members_and_is_bound_together() {
+    let mut bench = gang_bench(3, &[node("n1").cpu("2"), node("n2").cpu("2")]);
+    for name in ["a", "b"] {
+        bench.arrive(&member(name));
+        bench.settle().await;
+    }
+    assert!(bench.world.events.lock().is_empty() && bench.world.bindings.lock().is_empty());
+    assert_eq!(bench.scheduler.queue.sizes()[3], ("gated", 2));
+    bench.arrive(&member("c"));
+    bench.settle().await;
+    assert_eq!(bench.world.bindings.lock().len(), 3);
+    assert_eq!(bench.scheduler.queue.sizes().iter().map(|(_, size)| size).sum::<usize>(), 0);
+}
+
+#[tokio::test]
+async fn a_gang_without_room_for_all_holds_none() {
+    let mut bench = gang_bench(3, &[node("n1").cpu("2")]);
+    for name in ["a", "b", "c"] {
+        bench.arrive(&member(name));
+    }
+    bench.settle().await;
+    assert!(bench.world.bindings.lock().is_empty());
+    let (_, _, assumed) = bench.scheduler.cache.sizes();
+    assert_eq!(assumed, 0);
+    let mut events = bench.world.events.lock().clone();
+    events.sort();
+    let waiting = "FailedScheduling: waiting for minCount pods from a gang to be scheduled";
+    assert_eq!(events[1..], [waiting, waiting]);
+    assert!(events[0].starts_with("FailedScheduling: 0/1 nodes are available: 1 Insufficient cpu."), "{events:?}");
+    bench.scheduler.on_node(&Event::Added(node("n2").cpu("1").build()));
+    bench.settle().await;
+    assert_eq!(bench.world.bindings.lock().len(), 3);
+}
+
+#[tokio::test]
+async fn a_gang_that_is_large_enough_leaves_the_rest_behind() {
+    let mut bench = gang_bench(2, &[node("n1").cpu("2")]);
+    bench.arrive(&pod("single").requests("100m", "1Gi"));
+    bench.settle().await;
+    bench.scheduler.on_node(&Event::Added(node("n2").cpu("1").build()));
+    for name in ["a", "b", "c"] {
+        bench.arrive(&member(name));
+    }
+    bench.settle().await;
+    assert_eq!(bench.world.bindings.lock().len(), 3, "the single one and two of the gang");
+    let events = bench.world.events.lock();
+    assert_eq!(events.iter().filter(|event| event.starts_with("FailedScheduling")).count(), 1, "{events:?}");
 }

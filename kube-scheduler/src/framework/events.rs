@@ -39,6 +39,8 @@ pub enum Resource {
     ResourceSlice,
     /// A DeviceClass.
     DeviceClass,
+    /// A PodGroup.
+    PodGroup,
     /// Anything: forces every pod concerned.
     WildCard,
 }

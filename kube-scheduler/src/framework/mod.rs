@@ -3,6 +3,7 @@
 pub mod bitset;
 pub mod diagnosis;
 pub mod events;
+pub mod groups;
 pub mod listers;
 pub mod matches;
 pub mod memo;

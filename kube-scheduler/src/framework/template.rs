@@ -136,6 +136,8 @@ pub struct Template {
     pub volumes: Volumes,
     /// Features that its node must declare.
     pub features: Vec<&'static str>,
+    /// spec.schedulingGroup.podGroupName
+    pub group: Option<Arc<str>>,
     /// spec.resourceClaims
     pub resource_claims: Vec<PodClaim>,
     /// All its containers, init containers first, if any asks for a resource that devices could stand behind.
@@ -184,6 +186,7 @@ struct Identity<'a> {
     host_network: Option<bool>,
     host_users: Option<bool>,
     resource_claims: &'a Option<Vec<core::PodResourceClaim>>,
+    group: &'a Option<core::PodSchedulingGroup>,
     containers: Vec<ContainerIdentity<'a>>,
     init: Vec<ContainerIdentity<'a>>,
     statuses: Vec<StatusIdentity<'a>>,
@@ -310,6 +313,7 @@ fn identity(pod: &core::Pod) -> Option<Identity<'_>> {
         host_network: spec.host_network,
         host_users: spec.host_users,
         resource_claims: &spec.resource_claims,
+        group: &spec.scheduling_group,
         containers: spec.containers.iter().map(ContainerIdentity::of).collect(),
         init: spec.init_containers.iter().flatten().map(ContainerIdentity::of).collect(),
         statuses: statuses.map(|s| StatusIdentity(&s.name, &s.allocated_resources, &s.resources)).collect(),
@@ -358,6 +362,7 @@ fn parse(pod: &core::Pod, id: u64) -> Template {
         features: features(spec),
         resource_claims: spec.resource_claims.iter().flatten().map(pod_claim).collect(),
         extended: extended_containers(spec),
+        group: spec.scheduling_group.as_ref().and_then(|group| group.pod_group_name.as_deref()).map(Arc::from),
     }
 }
 

@@ -10,7 +10,7 @@ use k8s_openapi::api::core::v1::{Node, Pod};
 
 use super::dynamic_resources::cluster::Devices;
 use super::{
-    balanced_allocation, default_binder, default_preemption, dynamic_resources, fit, image_locality,
+    balanced_allocation, default_binder, default_preemption, dynamic_resources, fit, gang_scheduling, image_locality,
     inter_pod_affinity, node_affinity, node_declared_features, node_name, node_ports, node_unschedulable,
     node_volume_limits, priority_sort, scheduling_gates, taint_toleration, topology_spread, volume_binding,
     volume_restrictions, volume_zone,
@@ -22,6 +22,7 @@ use crate::config::args::{
 use crate::config::types::{KubeSchedulerProfile, PluginConfig, PluginSet};
 use crate::config::validation::decode_args;
 use crate::extender::Extenders;
+use crate::framework::groups::Groups;
 use crate::framework::listers::{Listers, NoListers};
 use crate::framework::plugin::Plugin;
 use crate::framework::profile::{PluginRef, Points, Profile};
@@ -29,7 +30,7 @@ use crate::preemption::executor::Executor;
 use crate::storage::Storage;
 
 /// Upstream plugins that this build knows by name but does not have yet: accepted in profiles, and do nothing.
-pub const NOT_YET: &[&str] = &["GangScheduling", "TopologyPlacementGenerator", "PodGroupPodsCount"];
+pub const NOT_YET: &[&str] = &["TopologyPlacementGenerator", "PodGroupPodsCount"];
 
 /// What plugins are built from.
 #[derive(Clone)]
@@ -42,6 +43,8 @@ pub struct Services {
     pub storage: Arc<Storage>,
     /// Claims, slices and device classes; one for all profiles, too.
     pub devices: Arc<Devices>,
+    /// Pods by their pod group.
+    pub groups: Arc<Groups>,
     /// HTTP extenders.
     pub extenders: Arc<Extenders>,
     /// Whether the gate NodeDeclaredFeatures is on.
@@ -66,6 +69,7 @@ impl Default for Services {
             listers: Arc::new(NoListers),
             storage: Arc::new(Storage::detached()),
             devices: Arc::new(Devices::detached()),
+            groups: Arc::default(),
             extenders: Arc::default(),
             declared_features: true,
             nodes: None,
@@ -135,6 +139,8 @@ fn build(name: &str, profile: &str, configs: &[PluginConfig], services: &Service
             let executor = Arc::new(Executor::new(services));
             Arc::new(default_preemption::DefaultPreemption::new(&args, services, executor))
         }
+        gang_scheduling::NAME if services.groups.informer.is_none() => return Ok(None),
+        gang_scheduling::NAME => Arc::new(gang_scheduling::GangScheduling { groups: services.groups.clone() }),
         image_locality::NAME => Arc::new(image_locality::ImageLocality),
         default_binder::NAME => Arc::new(default_binder::DefaultBinder { client: services.client.clone() }),
         other if NOT_YET.contains(&other) => return Ok(None),

@@ -193,15 +193,28 @@ impl SchedulingQueue {
         self.pop_locked(&mut inner)
     }
 
+    /// This very pod, wherever it waits; not when it is gated or on its way.
+    pub fn pop_this(&self, uid: &str) -> Option<QueuedPod> {
+        let mut inner = self.inner.lock();
+        inner.pools.get(uid).filter(|(queued, _)| queued.gated_by.is_none())?;
+        let (queued, _) = inner.pools.take(uid)?;
+        Some(self.begin(&mut inner, queued))
+    }
+
     fn pop_locked(&self, inner: &mut Inner) -> Option<QueuedPod> {
-        let mut queued = inner.pools.pop()?;
+        let queued = inner.pools.pop()?;
+        Some(self.begin(inner, queued))
+    }
+
+    /// Starts an attempt.
+    fn begin(&self, inner: &mut Inner, mut queued: QueuedPod) -> QueuedPod {
         queued.attempts += 1;
         if queued.first_active.is_none() {
             queued.first_active = Some(self.clock.now());
         }
         metrics::count_reasons(&queued, -1);
         inner.in_flight.begin(queued.pod.uid.clone());
-        Some(queued)
+        queued
     }
 
     /// The attempt on a pod ended with nothing to put back.
