@@ -32,6 +32,8 @@ class Package:
     structs: dict = dataclasses.field(default_factory=dict)
     named: dict = dataclasses.field(default_factory=dict)
     wrapped: set = dataclasses.field(default_factory=set)
+    enums: set = dataclasses.field(default_factory=set)
+    values: dict = dataclasses.field(default_factory=dict)
     aliases: dict = dataclasses.field(default_factory=dict)
 
 
@@ -77,6 +79,8 @@ class Source:
             for comment, name in re.findall(r"((?:^//.*\n)+)\n?(?:^//.*\n)*type (\w+) ", text, re.M):
                 if "+protobuf.nullable=true" in comment:
                     package.wrapped.add(name)
+                if re.search(r"^// *\+enum$", comment, re.M):
+                    package.enums.add(name)
             group = re.search(r'GroupName\s*=\s*"([^"]*)"', text)
             package.group = group.group(1) if group else package.group
             imports = {(alias or full.rsplit("/", 1)[1]): full
@@ -90,6 +94,15 @@ class Source:
                 package.named[name] = split_type(kind, imports, path)
             for name, kind in re.findall(r"^type (\w+) = ([\w.]+)$", text, re.M):
                 package.aliases[name] = split_type(kind, imports, path)
+            for constant, name, value in re.findall(r'^\s*(?:const )?(\w+)\s+(\w+)\s+= "([^"]*)"', text, re.M):
+                package.values.setdefault(name, {})[constant] = value
+            for constant, name, value in re.findall(r'^\s*(\w+)\s+= (\w+)\("([^"]*)"\)', text, re.M):
+                package.values.setdefault(name, {})[constant] = value
+            for constant, name, owner, other in re.findall(r"^\s*(\w+)\s+= (\w+)\((\w+)\.(\w+)\)", text, re.M):
+                if owner in imports and name in package.enums:
+                    values = self.package(imports[owner]).values.values()
+                    value = next(names[other] for names in values if other in names)
+                    package.values.setdefault(name, {})[constant] = value
         return package
 
     @staticmethod
@@ -114,6 +127,18 @@ class Source:
                 break
             kind = following
         return kind
+
+    def enum(self, kind):
+        """The values of a string, or of the elements of a list or map, if its type is said to be an enumeration."""
+        while kind[0] != "name" and len(kind) == 2 and isinstance(kind[1], tuple):
+            kind = kind[1]
+        if kind[0] != "name":
+            return None
+        package = self.package(kind[1])
+        if kind[2] in package.enums and kind[2] in package.values:
+            return set(package.values[kind[2]].values())
+        following = package.aliases.get(kind[2]) or package.named.get(kind[2])
+        return self.enum(following) if following else None
 
     def is_wrapped(self, kind):
         """Whether a list is a message of its own on the wire, so that none differs from an empty one."""

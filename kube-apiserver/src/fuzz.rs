@@ -1,7 +1,10 @@
 //! Parsers of bytes from outside, each as a function of any bytes that must not panic and keeps what it promises. The targets of
 //! `fuzz/` call them, and a bounded property test below, so that every run of the tests covers them a little.
 
-use common::schema::{self, Type};
+use common::{
+    schema::{self, Type},
+    wire::yaml,
+};
 use http::{HeaderMap, HeaderValue, header};
 use serde_json::{Value, json};
 
@@ -16,7 +19,7 @@ use crate::{
         info::RequestInfo,
         negotiate::{self, Encoding},
         options::{DeleteOptions, FieldValidation, ListOptions, WriteOptions},
-        selector, yaml,
+        selector,
     },
     resources::strategy,
     storage::{cache, codec},
@@ -69,7 +72,7 @@ pub fn yaml_body(bytes: &[u8]) {
 pub fn patches(bytes: &[u8]) {
     let (Some(ty), original) = (body::type_of(DEPLOYMENT), deployment()) else { return };
     for kind in [PatchType::Json, PatchType::Merge, PatchType::StrategicMerge] {
-        if let Ok(patched) = patch::apply_typed(kind, &original, bytes, ty, true) {
+        if let Ok(patched) = patch::apply_typed(kind, &original, bytes, (DEPLOYMENT, ty), true) {
             assert!(schema::prune(ty, &patched.value).error.is_none());
         }
     }
@@ -133,7 +136,7 @@ pub fn request_line(bytes: &[u8]) {
     let _ = (WriteOptions::parse(&query, "CreateOptions"), WriteOptions::parse_patch(&query, true));
     if let Ok(value) = HeaderValue::from_bytes(bytes) {
         let headers = HeaderMap::from_iter([(header::ACCEPT, value.clone()), (header::CONTENT_TYPE, value)]);
-        let _ = (negotiate::output(&headers, true), negotiate::stream(&headers), negotiate::input(&headers));
+        let _ = (negotiate::output(&headers, true), negotiate::input(&headers));
     }
 }
 

@@ -102,6 +102,7 @@ impl Loader {
                 "map" => row.map_kind = span,
                 "list" => row.list_kind = span,
                 "bare" => row.bare = true,
+                "enum" => row.enumeration = self.enumeration(value),
                 _ => {}
             }
         }
@@ -161,6 +162,15 @@ impl Loader {
         }
         self.table.keys.push(parts().map(|key| self.span(key)).collect());
         self.table.keys.len() as u32 - 1
+    }
+
+    fn enumeration(&mut self, values: &'static str) -> u16 {
+        let same = |span: &Span| self.table.str(*span) == values;
+        let place = self.table.enums.iter().position(same).unwrap_or_else(|| {
+            self.table.enums.push(self.span(values));
+            self.table.enums.len() - 1
+        });
+        u16::try_from(place + 1).unwrap_or_default()
     }
 
     /// Where a slice of the text is in the text.

@@ -134,6 +134,8 @@ pub(super) struct FieldRow {
     pub map_kind: Option<Span>,
     pub list_kind: Option<Span>,
     pub bare: bool,
+    /// One more than the place in [`Table::enums`].
+    pub enumeration: u16,
     pub facts: Option<GoFacts>,
     pub numbers: Span,
 }
@@ -147,6 +149,8 @@ pub struct Table {
     pub(super) names: Vec<Option<(Span, Span)>>,
     pub(super) fields: Vec<FieldRow>,
     pub(super) keys: Vec<Vec<Span>>,
+    /// The values of enumerations, each list as one text.
+    pub(super) enums: Vec<Span>,
     pub(super) by_name: HashMap<Box<str>, TypeId>,
     pub(super) by_kind: HashMap<Box<str>, TypeId>,
     pub(super) kinds_of: HashMap<TypeId, Vec<Span>>,
@@ -353,6 +357,12 @@ impl<'t> Field<'t> {
     /// Go's name of a scalar type (of the field, or of its list's elements) where it has one, such as `v1.Protocol`.
     pub fn go_type(self) -> Option<&'t str> {
         self.row.go_type.map(|span| self.table.str(span))
+    }
+
+    /// The values that it, or its elements, can have, if they are known.
+    pub fn values(self) -> Option<impl Iterator<Item = String>> {
+        let span = self.table.enums.get(usize::from(self.row.enumeration).checked_sub(1)?)?;
+        Some(self.table.str(*span).split('|').map(|value| value.replace('~', " ")))
     }
 
     /// `x-kubernetes-map-type` stated at the field instead of its type.

@@ -307,7 +307,15 @@ fn put_base64(out: &mut Vec<u8>, bytes: &[u8]) {
 }
 
 fn expect(wire: u8, wanted: u8, name: &str) -> Result<(), WireError> {
-    if wire == wanted { Ok(()) } else { Err(WireError::malformed(format!("wrong wireType = {wire} for field {name}"))) }
+    if wire == wanted {
+        return Ok(());
+    }
+    // Go's name, as far as it follows from JSON's.
+    let go_name = match name {
+        "metadata" => "ObjectMeta".to_owned(),
+        name => name[..1].to_uppercase() + &name[1..],
+    };
+    Err(WireError::malformed(format!("wrong wireType = {wire} for field {go_name}")))
 }
 
 /// Steps over the next tag when it is that of the same field again.

@@ -2,10 +2,9 @@
 
 use std::path::Path;
 
+use common::wire::yaml;
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::Value;
-
-use crate::request::yaml;
 
 const VERSIONS: [&str; 2] = ["apiserver.config.k8s.io/v1", "apiserver.k8s.io/v1alpha1"];
 /// Plugins whose own configuration has no version, with the member that tells it: such a file may take the place of the whole.

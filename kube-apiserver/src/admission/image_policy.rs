@@ -7,7 +7,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use common::{client::Webhook, config::duration::format_go_duration};
+use common::{client::Webhook, config::duration::format_go_duration, wire::yaml};
 use parking_lot::Mutex;
 use rand::RngExt as _;
 use serde::Deserialize;
@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 use super::{Attributes, Operation, Plugin};
 use crate::{
-    request::{ApiResult, yaml},
+    request::ApiResult,
     resources::value::{list_at, str_at, strings_at},
 };
 

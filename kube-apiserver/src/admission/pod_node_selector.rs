@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 
 use async_trait::async_trait;
-use common::meta::names;
+use common::{meta::names, wire::yaml};
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::{Attributes, Operation, Plugin, pod_tolerations::plain};
 use crate::{
-    request::{ApiResult, yaml},
+    request::ApiResult,
     resources::value::{member, set, strings_at},
 };
 

@@ -209,7 +209,7 @@ impl Trail {
         if self.level() >= Level::Request {
             // Apply configurations are YAML.
             let json = serde_json::from_slice(patch).ok();
-            let value = json.or_else(|| crate::request::yaml::read(patch).ok().map(|document| document.value));
+            let value = json.or_else(|| common::wire::yaml::read(patch).ok().map(|document| document.value));
             self.event.lock().request_object = value;
         }
     }

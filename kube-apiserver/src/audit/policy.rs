@@ -2,10 +2,11 @@
 
 use std::path::Path;
 
+use common::wire::yaml;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use crate::{authz::Attributes, request::yaml, resources::names};
+use crate::{authz::Attributes, resources::names};
 
 /// How much of a request is recorded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, Deserialize)]

@@ -14,7 +14,8 @@ use http::{HeaderMap, Method, Response, StatusCode, header};
 use serde_json::Value;
 
 use documents::Aggregated;
-use negotiation::Form;
+
+use crate::request::{ApiError, ApiResult, negotiate};
 
 /// Answers discovery requests for what this server serves.
 pub struct Discovery {
@@ -51,57 +52,59 @@ impl Discovery {
         Self { options, aggregated: Default::default() }
     }
 
-    /// Answers if `path` is one of discovery's; 405 for other methods than GET and HEAD.
-    pub fn handle(&self, method: &Method, path: &str, headers: &HeaderMap) -> Option<Response<Bytes>> {
-        let document = self.document(path)?;
-        if method != Method::GET && method != Method::HEAD {
-            return Some(negotiation::method_not_allowed());
+    /// Answers if `path` is one of discovery's.
+    ///
+    /// # Errors
+    /// 405 for other methods than GET and HEAD, where upstream looks at them; 406.
+    pub fn handle(&self, method: &Method, path: &str, headers: &HeaderMap) -> Option<ApiResult<Response<Bytes>>> {
+        let (document, any_method) = self.document(path)?;
+        if !any_method && method != Method::GET && method != Method::HEAD {
+            return Some(Err(ApiError::method_not_allowed()));
         }
-        let accept = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
-        let form = negotiation::choose(accept, matches!(document, Document::Root(_)));
-        Some(match (form, document) {
-            (None, _) => negotiation::not_acceptable(),
-            (Some(Form::Plain), Document::Plain(value)) => negotiation::json(StatusCode::OK, &value),
-            (Some(form), Document::Root(part)) => self.root(part, form, headers),
-            (Some(_), Document::Plain(value)) => negotiation::json(StatusCode::OK, &value),
+        Some(match document {
+            Document::Root(part) => self.root(part, headers),
+            Document::Encoded(value) => negotiation::encoded(&value, headers),
+            Document::Json(value, produced) => produced
+                .map_or(Ok(()), |produced| negotiate::route(headers, produced))
+                .map(|()| negotiation::json(StatusCode::OK, &value)),
         })
     }
 
-    fn document(&self, path: &str) -> Option<Document> {
+    /// The document at a path, and whether upstream answers with it whatever the method is.
+    fn document(&self, path: &str) -> Option<(Document, bool)> {
         let parts: Vec<&str> = path.trim_matches('/').split('/').collect();
-        Some(match parts.as_slice() {
-            [""] => Document::Plain(self.paths()),
-            ["version"] => Document::Plain(serde_json::to_value(common::config::version::info()).ok()?),
+        let any_method = matches!(parts.as_slice(), [""] | ["apis"] | ["apis", _]);
+        let document = match parts.as_slice() {
+            [""] => Document::Json(self.paths(), None),
+            ["version"] => {
+                let info = serde_json::to_value(common::config::version::info()).ok()?;
+                Document::Json(info, Some(&["application/json"]))
+            }
             ["api"] => Document::Root(Aggregated::Core),
             ["apis"] => Document::Root(Aggregated::Groups),
-            ["api", version] => Document::Plain(self.resources("", version)?),
+            ["api", version] => Document::Encoded(self.resources("", version)?),
             ["apis", group] => {
                 let group = catalog().group(group).filter(|group| !group.name.is_empty())?;
                 let served = self.versions(group);
-                Document::Plain(documents::group(group.name, &served).filter(|_| !served.is_empty())?)
+                Document::Encoded(documents::group(group.name, &served).filter(|_| !served.is_empty())?)
             }
-            ["apis", group, version] if !group.is_empty() => Document::Plain(self.resources(group, version)?),
+            ["apis", group, version] if !group.is_empty() => Document::Encoded(self.resources(group, version)?),
             _ => return None,
-        })
+        };
+        Some((document, any_method))
     }
 
     /// /api or /apis, in the form the client prefers.
-    fn root(&self, part: Aggregated, form: Form, headers: &HeaderMap) -> Response<Bytes> {
+    fn root(&self, part: Aggregated, headers: &HeaderMap) -> ApiResult<Response<Bytes>> {
         let groups = || catalog().groups.iter().filter(|group| !group.name.is_empty());
-        let version = match form {
-            Form::Plain => {
-                let value = match part {
-                    Aggregated::Core => documents::core_versions(&self.options.server_address),
-                    Aggregated::Groups => {
-                        documents::group_list(groups().map(|group| (group.name, self.versions(group))))
-                    }
-                };
-                let mut response = negotiation::json(StatusCode::OK, &value);
-                response.headers_mut().insert(header::VARY, header::HeaderValue::from_static("Accept"));
-                return response;
-            }
-            Form::AggregatedV2 => "v2",
-            Form::AggregatedV2Beta1 => "v2beta1",
+        let Some(version) = negotiation::aggregated_form(headers) else {
+            let value = match part {
+                Aggregated::Core => documents::core_versions(&self.options.server_address),
+                Aggregated::Groups => documents::group_list(groups().map(|group| (group.name, self.versions(group)))),
+            };
+            let mut response = negotiation::encoded(&value, headers)?;
+            response.headers_mut().insert(header::VARY, header::HeaderValue::from_static("Accept"));
+            return Ok(response);
         };
         let tagged = self.aggregated[part as usize].get_or_init(|| {
             let included = catalog().groups.iter().filter(|group| (part == Aggregated::Core) == group.name.is_empty());
@@ -112,7 +115,7 @@ impl Discovery {
             let etag = negotiation::etag(&value);
             Tagged { value, etag }
         });
-        negotiation::aggregated(&tagged.value, &tagged.etag, version, headers)
+        Ok(negotiation::aggregated(&tagged.value, &tagged.etag, version, headers))
     }
 
     fn versions<'g>(&self, group: &'g Group) -> Vec<&'g GroupVersion> {
@@ -148,8 +151,10 @@ impl Discovery {
 }
 
 enum Document {
+    /// JSON only, for clients that take one of these media types, or for all.
+    Json(Value, Option<&'static [&'static str]>),
     /// One form only.
-    Plain(Value),
+    Encoded(Value),
     /// /api or /apis: plain or aggregated.
     Root(Aggregated),
 }

@@ -3,51 +3,65 @@
 use bytes::Bytes;
 use http::header::{self, HeaderValue};
 use http::{HeaderMap, Response, StatusCode};
-use serde_json::{Value, json};
+use serde_json::Value;
 
-/// The forms of the root documents.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Form {
-    Plain,
-    AggregatedV2,
-    AggregatedV2Beta1,
-}
+use crate::{
+    request::{
+        ApiError, ApiResult,
+        negotiate::{self, Encoding},
+    },
+    storage::codec,
+};
 
-/// The first acceptable form, by quality; `None` when there is none.
-pub(super) fn choose<'a>(accept: impl Iterator<Item = &'a str>, root: bool) -> Option<Form> {
-    let mut clauses: Vec<(f32, Form)> = Vec::new();
-    let mut any = false;
-    for clause in accept.flat_map(|value| value.split(',')) {
-        any = true;
-        let mut parts = clause.split(';').map(str::trim);
-        let media = parts.next().unwrap_or("");
-        let (mut quality, mut group, mut version, mut kind) = (1.0, "", "", "");
-        for (key, value) in parts.filter_map(|part| part.split_once('=')) {
-            match key {
-                "q" => quality = value.parse().unwrap_or(0.0),
-                "g" => group = value,
-                "v" => version = value,
-                "as" => kind = value,
-                _ => {}
-            }
-        }
-        if !matches!(media, "application/json" | "application/*" | "*/*" | "") {
-            continue;
-        }
-        let form = match (group, version, kind) {
-            ("", _, "") => Form::Plain,
-            ("apidiscovery.k8s.io", "v2", "APIGroupDiscoveryList") if root => Form::AggregatedV2,
-            ("apidiscovery.k8s.io", "v2beta1", "APIGroupDiscoveryList") if root => Form::AggregatedV2Beta1,
-            _ => continue,
-        };
-        clauses.push((quality, form));
-    }
-    if !any {
-        return Some(Form::Plain);
-    }
+/// The aggregated form that a client of a root document likes best, if it likes one better than the plain one.
+pub(super) fn aggregated_form(headers: &HeaderMap) -> Option<&'static str> {
+    let values = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    let mut clauses: Vec<(f32, Option<&'static str>)> = values.flat_map(|value| value.split(',')).map(clause).collect();
     // A stable sort keeps the client's order among equals.
     clauses.sort_by(|left, right| right.0.total_cmp(&left.0));
-    clauses.first().filter(|(quality, _)| *quality > 0.0).map(|(_, form)| *form)
+    clauses.first().and_then(|(_, form)| *form)
+}
+
+/// Quality and aggregated form of a clause of `Accept`.
+fn clause(clause: &str) -> (f32, Option<&'static str>) {
+    let mut parts = clause.split(';').map(str::trim);
+    let json = matches!(parts.next().unwrap_or_default(), "application/json" | "application/*" | "*/*");
+    let (mut quality, mut group, mut version, mut kind) = (1.0, "", "", "");
+    for (key, value) in parts.filter_map(|part| part.split_once('=')) {
+        match key {
+            "q" => quality = value.parse().unwrap_or(0.0),
+            "g" => group = value,
+            "v" => version = value,
+            "as" => kind = value,
+            _ => {}
+        }
+    }
+    let form = match (json, group, version, kind) {
+        (true, "apidiscovery.k8s.io", "v2", "APIGroupDiscoveryList") => Some("v2"),
+        (true, "apidiscovery.k8s.io", "v2beta1", "APIGroupDiscoveryList") => Some("v2beta1"),
+        _ => None,
+    };
+    (quality, form)
+}
+
+/// A document in the encoding that the client wants.
+///
+/// # Errors
+/// 406.
+pub(super) fn encoded(value: &Value, headers: &HeaderMap) -> ApiResult<Response<Bytes>> {
+    negotiate::route(headers, &negotiate::SERIALIZED)?;
+    let encoding = negotiate::plain(headers)?;
+    let text = |member: &str| value[member].as_str().unwrap_or_default();
+    // Some documents don't say their version.
+    let version = Some(text("apiVersion")).filter(|version| !version.is_empty()).unwrap_or("v1");
+    let bytes = match encoding {
+        Encoding::Json => Bytes::from(value.to_string()),
+        Encoding::Yaml => serde_saphyr::to_string(value).map_err(ApiError::internal)?.into(),
+        Encoding::Protobuf => codec::to_protobuf(value, version, text("kind")).map_err(ApiError::internal)?.into(),
+    };
+    let mut response = Response::new(bytes);
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(encoding.media_type()));
+    Ok(response)
 }
 
 pub(super) fn json(status: StatusCode, value: &Value) -> Response<Bytes> {
@@ -89,22 +103,4 @@ pub(super) fn etag(value: &Value) -> String {
     let digest = ring::digest::digest(&ring::digest::SHA512, value.to_string().as_bytes());
     let hex: String = digest.as_ref().iter().map(|byte| format!("{byte:02X}")).collect();
     format!("\"{hex}\"")
-}
-
-pub(super) fn not_acceptable() -> Response<Bytes> {
-    let message = "only the following media types are accepted: application/json";
-    status(StatusCode::NOT_ACCEPTABLE, "NotAcceptable", message)
-}
-
-pub(super) fn method_not_allowed() -> Response<Bytes> {
-    let message = "the server does not allow this method on the requested resource";
-    status(StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowed", message)
-}
-
-fn status(code: StatusCode, reason: &str, message: &str) -> Response<Bytes> {
-    let value = json!({
-        "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
-        "message": message, "reason": reason, "details": {}, "code": code.as_u16(),
-    });
-    json(code, &value)
 }

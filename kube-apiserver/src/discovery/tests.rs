@@ -18,7 +18,7 @@ fn get(discovery: &Discovery, path: &str, headers: &[(&str, &str)]) -> Option<Re
     for (name, value) in headers {
         map.append(http::HeaderName::try_from(*name).unwrap(), value.parse().unwrap());
     }
-    discovery.handle(&Method::GET, path, &map)
+    Some(discovery.handle(&Method::GET, path, &map)?.unwrap())
 }
 
 fn body(response: &Response<Bytes>) -> Value {
@@ -88,10 +88,34 @@ fn negotiates_the_aggregated_form() {
     let old = "application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList";
     let groups = get(&discovery, "/apis", &[("accept", old)]).unwrap();
     assert_eq!(body(&groups)["apiVersion"], "apidiscovery.k8s.io/v2beta1");
-    let plain = get(&discovery, "/apis", &[("accept", "application/vnd.kubernetes.protobuf;q=1,*/*;q=0.1")]).unwrap();
-    assert_eq!(body(&plain)["kind"], "APIGroupList");
-    let refused = get(&discovery, "/apis", &[("accept", "text/html")]).unwrap();
-    assert_eq!(refused.status(), StatusCode::NOT_ACCEPTABLE);
+}
+
+#[test]
+fn speaks_json_yaml_and_protobuf() {
+    let discovery = everything();
+    for path in ["/api", "/apis", "/apis/apps", "/apis/apps/v1", "/api/v1"] {
+        let json = body(&get(&discovery, path, &[]).unwrap());
+        let protobuf =
+            get(&discovery, path, &[("accept", "application/vnd.kubernetes.protobuf;q=1,*/*;q=0.1")]).unwrap();
+        assert_eq!(protobuf.headers()["content-type"], "application/vnd.kubernetes.protobuf");
+        let read = crate::storage::codec::to_json(protobuf.body()).unwrap();
+        assert_eq!(serde_json::from_slice::<Value>(&read).unwrap()["kind"], json["kind"], "{path}");
+        let yaml = get(&discovery, path, &[("accept", "application/yaml")]).unwrap();
+        assert_eq!(common::wire::yaml::read(yaml.body()).unwrap().value, json, "{path}");
+    }
+    let refused = |path: &str, accept: &str| {
+        let headers = HeaderMap::from_iter([(header::ACCEPT, accept.parse().unwrap())]);
+        discovery.handle(&Method::GET, path, &headers).unwrap().unwrap_err().to_string()
+    };
+    assert_eq!(
+        refused("/apis", "text/html"),
+        "406: Not Acceptable\n\nAvailable representations: application/json, application/yaml, application/vnd.kubernetes.protobuf"
+    );
+    assert_eq!(refused("/version", "text/html"), "406: Not Acceptable\n\nAvailable representations: application/json");
+    assert_eq!(
+        refused("/apis/apps/v1", "application/json;as=Table;v=v1;g=meta.k8s.io"),
+        "only the following media types are accepted: application/json, application/yaml, application/vnd.kubernetes.protobuf"
+    );
 }
 
 #[test]
@@ -105,6 +129,8 @@ fn knows_its_paths() {
         assert!(paths["paths"].as_array().unwrap().contains(&path.into()), "{path}");
     }
     assert_eq!(body(&get(&discovery, "/version", &[]).unwrap())["gitVersion"], "v1.36.1");
-    let refused = discovery.handle(&Method::POST, "/apis", &HeaderMap::new()).unwrap();
-    assert_eq!(refused.status(), StatusCode::METHOD_NOT_ALLOWED);
+    let post = |path: &str| discovery.handle(&Method::POST, path, &HeaderMap::new()).unwrap();
+    assert_eq!(post("/apis/apps/v1").unwrap_err().code(), 405);
+    // The outer server does not look at methods.
+    assert_eq!(post("/apis").unwrap().status(), StatusCode::OK);
 }

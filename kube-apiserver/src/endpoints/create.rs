@@ -94,7 +94,7 @@ async fn check_and_store(
     mut object: Value,
     options: &WriteOptions,
 ) -> ApiResult<Value> {
-    let strategy = target.store.strategy;
+    let strategy = target.strategy();
     strategy.prepare_create(&mut object, &write::context(call, target));
     super::subresources::rbac_guard(call, target, &object, None)?;
     let errors = strategy.validate_create(&object);

@@ -47,6 +47,7 @@ const RETURNS_OBJECT: [&str; 15] = [
 pub async fn serve(call: &Call, target: Target<'_>, incoming: Incoming) -> ApiResult<Response<Body>> {
     let wanted = negotiate::output(&call.headers, false)?;
     let options = read_options(call, incoming).await?;
+    warn_of_orphans(call, target, &options);
     let outcome = delete(call, target, &call.info.namespace, &call.info.name, &options).await?;
     let (object, deleted) = match outcome {
         Outcome::Deleted(object) => (object, true),
@@ -57,6 +58,16 @@ pub async fn serve(call: &Call, target: Target<'_>, incoming: Incoming) -> ApiRe
         return output::one(call, target, code, convert::to_served(target, object), wanted);
     }
     call.reply(code, &success(target, &object))
+}
+
+/// Jobs leave their pods behind unless told otherwise.
+fn warn_of_orphans(call: &Call, target: Target<'_>, options: &DeleteOptions) {
+    let told = options.propagation_policy.is_some() || options.orphan_dependents.is_some();
+    if target.store.resource.kind == "Job" && !told {
+        call.warn(
+            "child pods are preserved by default when jobs are deleted; set propagationPolicy=Background to remove them or set propagationPolicy=Orphan to suppress this warning",
+        );
+    }
 }
 
 fn success(target: Target<'_>, object: &Value) -> Value {
@@ -103,7 +114,7 @@ pub async fn delete(
 ) -> ApiResult<Outcome> {
     let namespace = if target.resource.namespaced { namespace } else { "" };
     let mut removal = Removal { call, target, name, options, now: Timestamp::now() };
-    let outcome = target.store.modify(namespace, name, &mut removal).await?;
+    let outcome = target.modify(namespace, name, &mut removal).await?;
     if let (Outcome::Deleted(object), false) = (&outcome, options.is_dry_run()) {
         super::hooks::after_delete(call, target, object).await;
     }
@@ -121,7 +132,8 @@ struct Removal<'a> {
 #[async_trait]
 impl Mutation for Removal<'_> {
     async fn attempt(&mut self, current: &Stored) -> ApiResult<Change> {
-        let resource = (self.target.resource.group, self.target.resource.plural);
+        // Upstream says the kind here where it means the resource.
+        let resource = (self.target.resource.group, self.target.resource.kind);
         check_preconditions(resource, self.name, self.options, current)?;
         let request = admission::Attributes {
             delete: Some(self.options),
@@ -282,6 +294,7 @@ pub async fn collection(call: &Call, target: Target<'_>, incoming: Incoming) -> 
     let wanted = negotiate::output(&call.headers, false)?;
     let whole = list_options.limit == 0;
     let mut page = list::read(call, target, &list_options).await?;
+    warn_of_orphans(call, target, &options);
     let keys: Vec<(String, String)> =
         page.items.iter().map(|item| (item.namespace().to_owned(), item.name().to_owned())).collect();
     for batch in keys.chunks(COLLECTION_WORKERS) {

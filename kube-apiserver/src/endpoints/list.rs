@@ -36,6 +36,7 @@ pub async fn serve(call: &Call, target: Target<'_>) -> ApiResult<Response<Body>>
 /// What the client is to hear.
 pub fn answer(call: &Call, target: Target<'_>, page: ListPage, wanted: Output) -> ApiResult<Response<Body>> {
     let style = call.style(wanted.encoding);
+    output::check_form(target, true, wanted)?;
     if let Some(pieces) = pieces(call, target, &page, wanted, style)? {
         return Ok(pieces.respond(wanted.encoding, style.gzip));
     }

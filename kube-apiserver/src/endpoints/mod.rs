@@ -23,8 +23,9 @@ use hyper::body::Incoming;
 
 use crate::{
     request::{ApiError, ApiResult, body::Expected},
+    resources::Strategy,
     server::{
-        Call, ResourceStore,
+        Call, Mutation, Outcome, ResourceStore,
         response::{self, Body},
     },
 };
@@ -56,6 +57,25 @@ impl Target<'_> {
     /// The members that objects of this resource begin with in JSON, as the store's encoder writes them.
     fn type_meta(&self) -> String {
         format!(r#""kind":"{}","apiVersion":"{}","#, self.resource.kind, self.resource.api_version())
+    }
+
+    /// The rules of the kind. Events of events.k8s.io have stricter ones than those that they are stored as.
+    #[must_use]
+    pub fn strategy(&self) -> &'static dyn Strategy {
+        match (self.resource.group, self.resource.plural) {
+            (group @ "events.k8s.io", plural) => crate::resources::strategy(group, plural),
+            _ => self.store.strategy,
+        }
+    }
+
+    /// Runs a mutation on the stored object; who asked for another group hears of that one.
+    ///
+    /// # Errors
+    /// 404, what the mutation answers, or the store is unavailable.
+    pub async fn modify(&self, namespace: &str, name: &str, mutation: &mut dyn Mutation) -> ApiResult<Outcome> {
+        let outcome = self.store.modify(namespace, name, mutation).await;
+        let other = self.resource.group != self.store.resource.group;
+        outcome.map_err(|error| if other && error.is_not_found() { self.not_found(name) } else { error })
     }
 
     /// 404 for this resource.

@@ -28,7 +28,9 @@ pub fn include_object(call: &Call) -> ApiResult<IncludeObject> {
         "" | "Metadata" => Ok(IncludeObject::Metadata),
         "None" => Ok(IncludeObject::None),
         "Object" => Ok(IncludeObject::Object),
-        other => Err(ApiError::bad_request(format!("unrecognized includeObject value: {other:?}"))),
+        other => Err(ApiError::bad_request(format!(
+            "Unable to convert to Table as requested: includeObject: Invalid value: {other:?}: must be 'Metadata', 'Object', 'None', or empty"
+        ))),
     }
 }
 
@@ -98,12 +100,39 @@ pub fn message(target: Target<'_>, cached: &CachedObject) -> ApiResult<Bytes> {
     Ok(raw.into())
 }
 
+/// Refuses metadata of a list that was asked for as one of an object, and the other way round.
+///
+/// # Errors
+/// 406.
+pub fn check_form(target: Target<'_>, list: bool, output: Output) -> ApiResult<()> {
+    let Form::Metadata(_) = output.form else { return Ok(()) };
+    // Upstream shows its internal type; events of both groups are one there.
+    let resource = target.store.resource;
+    let (package, kind) = match resource.group.split('.').next().unwrap_or_default() {
+        "" | "events" => ("core", resource.kind),
+        group => (group, resource.kind),
+    };
+    let message = match (output.of_list, list) {
+        (true, false) => {
+            format!(
+                "you requested PartialObjectMetadataList, but the requested object is not a list (*{package}.{kind})"
+            )
+        }
+        (false, true) => {
+            format!("you requested PartialObjectMetadata, but the requested object is a list (*{package}.{kind}List)")
+        }
+        _ => return Ok(()),
+    };
+    Err(ApiError::not_acceptable_form(&message))
+}
+
 /// Answers with one tree, already in the version asked for.
 ///
 /// # Errors
 /// What the client is to hear.
 pub fn one(call: &Call, target: Target<'_>, code: u16, object: Value, output: Output) -> ApiResult<Response<Body>> {
     let style = call.style(output.encoding);
+    check_form(target, false, output)?;
     let value = match output.form {
         Form::Object => object,
         Form::Table(version) => {

@@ -67,7 +67,7 @@ impl Patching<'_> {
     async fn modify(&self, mutation: &mut ApplyPatch<'_>) -> ApiResult<Outcome> {
         let Writing { call, target, .. } = self.writing;
         if self.patch.kind == PatchType::Apply {
-            return target.store.modify(update::namespace(call, target), &call.info.name, mutation).await;
+            return target.modify(update::namespace(call, target), &call.info.name, mutation).await;
         }
         update::modify(call, target, mutation).await
     }
@@ -162,8 +162,9 @@ impl Patch {
         let Some(ty) = body::type_of(self.expected) else {
             return patch::apply(self.kind, original, &self.bytes, None).map_err(refused);
         };
-        let patched = patch::apply_typed(self.kind, original, &self.bytes, ty, mode != FieldValidation::Ignore);
-        let patched = patched.map_err(refused)?;
+        let strict = mode != FieldValidation::Ignore;
+        let patched =
+            patch::apply_typed(self.kind, original, &self.bytes, (self.expected, ty), strict).map_err(refused)?;
         match mode {
             FieldValidation::Strict if !patched.problems.is_empty() => {
                 return Err(refused(patch::PatchError::strict(&patched.shown, &patched.problems)));

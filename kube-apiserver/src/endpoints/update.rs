@@ -88,8 +88,8 @@ pub fn authorize_create(call: &Call) -> ApiResult<()> {
 /// 404, what the mutation answers, or the store is unavailable.
 pub async fn modify(call: &Call, target: Target<'_>, mutation: &mut dyn Mutation) -> ApiResult<Outcome> {
     let (namespace, name) = (namespace(call, target), call.info.name.as_str());
-    match target.store.modify(namespace, name, mutation).await {
-        Err(error) if error.code() == 413 => target.store.modify(namespace, name, &mut WithoutManagers(mutation)).await,
+    match target.modify(namespace, name, mutation).await {
+        Err(error) if error.code() == 413 => target.modify(namespace, name, &mut WithoutManagers(mutation)).await,
         result => result,
     }
 }
@@ -123,6 +123,7 @@ struct Replace<'a> {
 impl Mutation for Replace<'_> {
     async fn attempt(&mut self, current: &Stored) -> ApiResult<Change> {
         let Writing { call, target, options, .. } = self.writing;
+        write::check_uid(call, target, self.object, current)?;
         write::check_versions(target, &call.info.name, self.object, current)?;
         let object = self.object.clone();
         let new = write::prepare_update(self.writing, object, current, &mut self.allocation).await?;

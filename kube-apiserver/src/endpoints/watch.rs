@@ -44,14 +44,15 @@ const LENGTH: usize = 4;
 /// # Errors
 /// What is wrong before the stream starts; later errors are ERROR events.
 pub async fn serve(call: &Call, target: Target<'_>) -> ApiResult<Response<Body>> {
-    let wanted = negotiate::stream(&call.headers)?;
+    let wanted = negotiate::output(&call.headers, true)?;
     let options = ListOptions::parse(&call.query, true)?;
-    let shape = Shape::of(call, target, wanted)?;
     let query = WatchQuery {
         selection: selection(&call.info, target, &options)?,
         from: options.watch_from()?,
         bookmarks: options.bookmarks,
     };
+    let wanted = negotiate::stream(wanted)?;
+    let shape = Shape::of(call, target, wanted)?;
     let deadline = Instant::now() + timeout(call, &options);
     let media_type = match wanted.encoding {
         Encoding::Protobuf => "application/vnd.kubernetes.protobuf;stream=watch",

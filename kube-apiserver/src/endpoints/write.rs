@@ -13,7 +13,7 @@ use crate::{
         ApiError, ApiResult,
         body::{self, Expected},
         negotiate,
-        options::WriteOptions,
+        options::{WriteOptions, parse_uint},
     },
     resources::Ctx,
     server::{Call, Change, Stored},
@@ -137,7 +137,7 @@ pub async fn prepare_update(
     allocation: &mut Allocation,
 ) -> ApiResult<Value> {
     let Writing { call, target, options, manager } = writing;
-    let (strategy, dry_run) = (target.store.strategy, options.dry_run);
+    let (strategy, dry_run) = (target.strategy(), options.dry_run);
     let sub = target.sub.map(|s| s.name);
     let mut new = convert::to_stored(target, object);
     if is_unconditional(&new) {
@@ -165,26 +165,37 @@ pub async fn prepare_update(
     Ok(new)
 }
 
-/// Checks what every write of an existing object must respect: resourceVersion and uid.
+/// Checks the uid that a replacement says.
 ///
 /// # Errors
-/// 409, or 422 when the kind demands a resourceVersion.
+/// 409 when another object has the name now.
+pub fn check_uid(call: &Call, target: Target<'_>, object: &Value, current: &Stored) -> ApiResult<()> {
+    let text = |v: &Value| v.as_str().unwrap_or_default().to_owned();
+    let (uid, current_uid) = (text(&object["metadata"]["uid"]), text(&current.object["metadata"]["uid"]));
+    if uid.is_empty() || uid == current_uid {
+        return Ok(());
+    }
+    let (resource, name) = (target.resource, call.info.name.as_str());
+    let key = target.store.cache.key(super::update::namespace(call, target), name);
+    let why = format!(
+        "StorageError: invalid object, Code: 4, Key: {key}, ResourceVersion: 0, AdditionalErrorMsg: Precondition failed: UID in precondition: {uid}, UID in object meta: {current_uid}"
+    );
+    Err(ApiError::conflict(resource.group, resource.plural, name, why))
+}
+
+/// Checks the resourceVersion that every write of an existing object must respect.
+///
+/// # Errors
+/// 409, 422 when the kind demands one, 500 when it is no number.
 pub fn check_versions(target: Target<'_>, name: &str, object: &Value, current: &Stored) -> ApiResult<()> {
     let (group, resource) = (target.resource.group, target.resource.plural);
-    let text = |v: &Value| v.as_str().unwrap_or_default().to_owned();
-    let uid = text(&object["metadata"]["uid"]);
-    let current_uid = text(&current.object["metadata"]["uid"]);
-    if !uid.is_empty() && uid != current_uid {
-        let why = format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {current_uid}");
-        return Err(ApiError::conflict(group, resource, name, why));
-    }
     if is_unconditional(object) {
         if target.store.strategy.allow_unconditional_update() {
             return Ok(());
         }
         return Err(ApiError::invalid(
             target.store.resource.group,
-            target.store.resource.kind,
+            target.store.resource.plural,
             name,
             vec![crate::request::status::StatusCause {
                 cause_type: "FieldValueInvalid".to_owned(),
@@ -193,7 +204,8 @@ pub fn check_versions(target: Target<'_>, name: &str, object: &Value, current: &
             }],
         ));
     }
-    if text(&object["metadata"]["resourceVersion"]) != current.revision.to_string() {
+    let version = object["metadata"]["resourceVersion"].as_str().unwrap_or_default();
+    if parse_uint(version).map_err(|error| ApiError::new(500, "", error, None))? != current.revision {
         return Err(ApiError::modified(group, resource, name));
     }
     Ok(())

@@ -74,7 +74,7 @@ impl Message {
 }
 
 /// Writes a document.
-pub(super) fn write(document: &Document<'_>, out: &mut dyn Write) -> io::Result<()> {
+pub(super) fn write(document: &Document, out: &mut dyn Write) -> io::Result<()> {
     let collect = |number, entries: &mut dyn Iterator<Item = (String, Value)>, write: fn(&Value) -> Message| {
         entries.fold(Message::default(), |message, (name, value)| message.entry(number, &name, &write(&value)))
     };

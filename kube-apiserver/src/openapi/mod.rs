@@ -19,7 +19,7 @@ use std::sync::{Arc, LazyLock};
 use bytes::Bytes;
 use common::api::{GroupVersion, catalog};
 use common::config::version::GIT_VERSION;
-use http::{HeaderMap, Method, Response};
+use http::{HeaderMap, Method, Response, StatusCode};
 use serde_json::{Map, Value, json};
 
 use cache::Cache;
@@ -36,7 +36,7 @@ pub struct OpenApi {
 }
 
 /// Part of every hash: to be raised when documents change without their sources changing.
-const REVISION: u32 = 1;
+const REVISION: u32 = 2;
 
 impl OpenApi {
     /// Documents for the group versions that `served` admits.
@@ -63,9 +63,10 @@ impl OpenApi {
             ),
         };
         if !known {
-            return None;
+            return Some(respond::nothing(StatusCode::NOT_FOUND));
         }
-        if method != Method::GET && method != Method::HEAD {
+        // Upstream answers v2 whatever the method is.
+        if method != Method::GET && method != Method::HEAD && name != "v2" {
             return Some(respond::method_not_allowed());
         }
         self.cache.trim();
@@ -73,6 +74,9 @@ impl OpenApi {
             "v2" => self.second(headers),
             "v3" => respond::index(&self.index(), &self.hash("index"), headers),
             name => {
+                if !respond::takes_third(headers) {
+                    return Some(respond::nothing(StatusCode::NOT_ACCEPTABLE));
+                }
                 let hash = self.hash(name);
                 if let Some(response) = respond::redirect(path, query, &hash) {
                     return Some(response);
@@ -89,14 +93,15 @@ impl OpenApi {
     }
 
     fn second(&self, headers: &HeaderMap) -> Response<Bytes> {
-        let Some(form) = respond::second_form(headers) else { return respond::not_acceptable() };
+        let Some(form) = respond::second_form(headers) else { return respond::nothing(StatusCode::NOT_ACCEPTABLE) };
         let hash = self.hash(form);
         let versions: Vec<&GroupVersion> =
             catalog().group_versions().filter(|version| (self.served)(version)).collect();
         let document = Document { content_type: form, hash: &hash, immutable: false };
         respond::document(&document, headers, || {
             self.cache.get(form, |out| {
-                let document = v2::Document::new(&versions);
+                let singles = self.documents().iter().filter_map(|name| single(name)).collect();
+                let document = v2::Document::new(&versions, singles);
                 if form == respond::JSON { document.write_json(out) } else { gnostic::write(&document, out) }
             })
         })
@@ -128,37 +133,16 @@ impl OpenApi {
 
     /// Writes a document of v3.
     fn third(&self, name: &str, out: &mut dyn Write) -> io::Result<()> {
-        const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1";
-        let versions = "get available API versions";
-        let single = match name.split('/').collect::<Vec<_>>().as_slice() {
-            ["api"] => {
-                let answer = format!("{META}.APIVersions");
-                operations::discovery("/api/", "getCoreAPIVersions", "core", versions, &answer, Media::Discovery)
-            }
-            ["apis"] => {
-                let answer = format!("{META}.APIGroupList");
-                operations::discovery("/apis/", "getAPIVersions", "apis", versions, &answer, Media::Discovery)
-            }
-            ["version"] => {
-                let answer = "io.k8s.apimachinery.pkg.version.Info";
-                let text = "get the version information for this server";
-                operations::discovery("/version/", "getCodeVersion", "version", text, answer, Media::Json)
-            }
-            ["apis", group] => {
-                let (path, id) = (format!("/apis/{group}/"), format!("get{}APIGroup", operations::group_name(group)));
-                let (tag, answer) = (operations::tag_name(group), format!("{META}.APIGroup"));
-                operations::discovery(&path, &id, &tag, "get information of a group", &answer, Media::Discovery)
-            }
-            [.., version] => {
-                let group = name.split('/').nth(1).filter(|_| name.starts_with("apis/")).unwrap_or("");
-                return match catalog().group_version(group, version) {
-                    Some(version) => v3::group_version(version, out),
-                    None => Ok(()),
-                };
-            }
-            [] => return Ok(()),
-        };
-        v3::document(&[single], &[("", "v1")], out)
+        if let Some(single) = single(name) {
+            return v3::document(&[single], &[("", "v1")], out);
+        }
+        let mut parts = name.rsplit('/');
+        let version = parts.next().unwrap_or_default();
+        let group = parts.next().filter(|_| name.starts_with("apis/")).unwrap_or_default();
+        match catalog().group_version(group, version) {
+            Some(version) => v3::group_version(version, out),
+            None => Ok(()),
+        }
     }
 
     /// A document's hash, known without building it: documents follow from their sources.
@@ -172,6 +156,33 @@ impl OpenApi {
         }
         context.finish().as_ref().iter().map(|byte| format!("{byte:02X}")).collect()
     }
+}
+
+/// The one path of a document that is about no group version.
+fn single(name: &str) -> Option<operations::Path> {
+    const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1";
+    let versions = "get available API versions";
+    Some(match name.split('/').collect::<Vec<_>>().as_slice() {
+        ["api"] => {
+            let answer = format!("{META}.APIVersions");
+            operations::discovery("/api/", "getCoreAPIVersions", "core", versions, &answer, Media::Discovery)
+        }
+        ["apis"] => {
+            let answer = format!("{META}.APIGroupList");
+            operations::discovery("/apis/", "getAPIVersions", "apis", versions, &answer, Media::Discovery)
+        }
+        ["version"] => {
+            let answer = "io.k8s.apimachinery.pkg.version.Info";
+            let text = "get the version information for this server";
+            operations::discovery("/version/", "getCodeVersion", "version", text, answer, Media::Json)
+        }
+        ["apis", group] => {
+            let (path, id) = (format!("/apis/{group}/"), format!("get{}APIGroup", operations::group_name(group)));
+            let (tag, answer) = (operations::tag_name(group), format!("{META}.APIGroup"));
+            operations::discovery(&path, &id, &tag, "get information of a group", &answer, Media::Discovery)
+        }
+        _ => return None,
+    })
 }
 
 /// The digest of the type table, computed once.

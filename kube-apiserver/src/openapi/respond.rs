@@ -99,9 +99,21 @@ fn accepts_gzip(headers: &HeaderMap) -> bool {
     })
 }
 
-pub(super) fn not_acceptable() -> Response<Bytes> {
-    let message = format!("only the following media types are accepted: {JSON}, {PROTOBUF}");
-    status(StatusCode::NOT_ACCEPTABLE, "NotAcceptable", &message)
+/// Whether a client takes a document of v3, which exists in JSON; those who ask for protobuf fall back to it.
+pub(super) fn takes_third(headers: &HeaderMap) -> bool {
+    let values = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    let mut clauses = values.flat_map(|value| value.split(',')).peekable();
+    clauses.peek().is_none()
+        || clauses.any(|clause| {
+            let media = clause.split(';').next().unwrap_or_default().trim();
+            matches!(media, JSON | "application/*" | "*/*")
+                || media.starts_with("application/com.github.proto-openapi.spec.v3")
+        })
+}
+
+/// An answer that says no more than its code.
+pub(super) fn nothing(code: StatusCode) -> Response<Bytes> {
+    with(code, Bytes::new(), None)
 }
 
 pub(super) fn method_not_allowed() -> Response<Bytes> {

@@ -115,6 +115,11 @@ impl Writer<'_> {
         extras.extend(field.map_kind().map(|kind| ("x-kubernetes-map-type".to_owned(), kind.into())));
         extras.extend(field.list_kind().map(|kind| ("x-kubernetes-list-type".to_owned(), kind.into())));
         let mut schema = self.value(field.ty());
+        if let Some(values) = field.values() {
+            let of = ["items", "additionalProperties"].into_iter().find(|of| schema.get(of).is_some());
+            let of = if let Some(of) = of { &mut schema[of] } else { &mut schema };
+            of["enum"] = values.map(Value::from).collect();
+        }
         // In v3 nothing may stand beside a reference.
         if self.dialect == Dialect::V3 && schema.get("$ref").is_some() && !field.bare() {
             schema = json!({"allOf": [schema]});

@@ -2,13 +2,13 @@
 
 use std::io::{self, Write};
 
-use common::api::GroupVersion;
+use common::api::{GroupVersion, catalog};
 use common::config::version::GIT_VERSION;
 use common::schema::Type;
 use serde_json::{Map, Value, json};
 
 use super::descriptions::Descriptions;
-use super::operations::{self, Answer, Body, Operation, Path};
+use super::operations::{self, Answer, Body, Media, Operation, Path};
 use super::parameters::Parameter;
 use super::schemas::{Dialect, Writer, closure};
 use super::v3::{
@@ -18,19 +18,20 @@ use super::v3::{
 const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1";
 
 /// The document of the given group versions; its definitions and paths come one by one.
-pub(super) struct Document<'v> {
-    versions: &'v [&'v GroupVersion],
+pub(super) struct Document {
     paths: Vec<Path>,
     types: Vec<Type<'static>>,
     texts: Descriptions,
 }
 
-impl<'v> Document<'v> {
-    pub(super) fn new(versions: &'v [&'v GroupVersion]) -> Self {
-        let paths: Vec<Path> = versions.iter().flat_map(|version| operations::of(version)).collect();
+impl Document {
+    /// `discovery` are the paths that belong to no group version.
+    pub(super) fn new(versions: &[&GroupVersion], discovery: Vec<Path>) -> Self {
+        let mut paths: Vec<Path> = versions.iter().flat_map(|version| operations::of(version)).collect();
+        paths.extend(discovery);
         let types = closure(paths.iter().flat_map(|path| &path.operations).flat_map(references).collect());
         let texts = Descriptions::of(&types);
-        Self { versions, paths, types, texts }
+        Self { paths, types, texts }
     }
 
     /// Everything but definitions and paths.
@@ -44,8 +45,9 @@ impl<'v> Document<'v> {
     }
 
     pub(super) fn definitions(&self) -> impl Iterator<Item = (String, Value)> {
+        // Upstream says all that it knows, served or not.
         let group_versions: Vec<(&str, &str)> =
-            self.versions.iter().map(|version| (version.group, version.version)).collect();
+            catalog().group_versions().map(|version| (version.group, version.version)).collect();
         self.types.iter().filter_map(move |ty| {
             let writer = Writer { dialect: Dialect::V2, texts: &self.texts, group_versions: &group_versions };
             let name = ty.name()?;
@@ -97,7 +99,11 @@ fn render_parameter(parameter: &Parameter) -> Value {
 }
 
 fn render(operation: &Operation, common: &[&'static Parameter]) -> Value {
-    let consumes: &[&str] = if operation.body == Body::Patch { &PATCHES } else { &["*/*"] };
+    let consumes: &[&str] = match (&operation.body, operation.media) {
+        (Body::Patch, _) => &PATCHES,
+        (Body::None, Media::Discovery) => media_types(Media::Discovery),
+        _ => &["*/*"],
+    };
     let mut rendered = json!({
         "description": operation.description,
         "operationId": operation.id,

@@ -14,25 +14,15 @@ use super::schemas::{Dialect, Writer, closure};
 /// The media types of an answer.
 pub(super) fn media_types(media: Media) -> &'static [&'static str] {
     match media {
-        Media::Object => {
-            &["application/cbor", "application/json", "application/vnd.kubernetes.protobuf", "application/yaml"]
-        }
+        Media::Object => &["application/json", "application/vnd.kubernetes.protobuf", "application/yaml"],
         Media::Watchable => &[
-            "application/cbor",
-            "application/cbor-seq",
             "application/json",
             "application/json;stream=watch",
             "application/vnd.kubernetes.protobuf",
             "application/vnd.kubernetes.protobuf;stream=watch",
             "application/yaml",
         ],
-        Media::Log => &[
-            "application/cbor",
-            "application/json",
-            "application/vnd.kubernetes.protobuf",
-            "application/yaml",
-            "text/plain",
-        ],
+        Media::Log => &["application/json", "application/vnd.kubernetes.protobuf", "application/yaml", "text/plain"],
         Media::Discovery => &["application/json", "application/vnd.kubernetes.protobuf", "application/yaml"],
         Media::Json => &["application/json"],
         Media::Anything => &["*/*"],
@@ -40,8 +30,7 @@ pub(super) fn media_types(media: Media) -> &'static [&'static str] {
 }
 
 /// The media types of patches.
-pub(super) const PATCHES: [&str; 5] = [
-    "application/apply-patch+cbor",
+pub(super) const PATCHES: [&str; 4] = [
     "application/apply-patch+yaml",
     "application/json-patch+json",
     "application/merge-patch+json",

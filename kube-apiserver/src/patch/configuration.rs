@@ -1,10 +1,12 @@
 //! The body of a server-side apply: YAML, and so JSON.
 
-use common::schema;
+use common::{
+    schema,
+    wire::yaml::{self, Document},
+};
 use serde_json::{Map, Value};
 
 use super::PatchError;
-use crate::request::yaml::{self, Document};
 
 /// Reads a configuration.
 ///

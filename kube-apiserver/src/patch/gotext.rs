@@ -11,6 +11,15 @@ pub(super) fn go_text(value: &Value) -> String {
     text
 }
 
+/// What `%s` prints for a decoded JSON value.
+pub(super) fn go_string(value: &Value) -> String {
+    match value {
+        Value::Null => "%!s(<nil>)".to_owned(),
+        Value::Bool(_) | Value::Number(_) => format!("%!s({}={value})", go_type(value)),
+        other => go_text(other),
+    }
+}
+
 /// What `%T` prints for a decoded JSON value.
 pub(super) fn go_type(value: &Value) -> &'static str {
     match value {

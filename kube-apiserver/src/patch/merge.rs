@@ -7,12 +7,38 @@ use super::PatchError;
 
 pub(super) fn apply(original: &Value, patch: &[u8]) -> Result<Value, PatchError> {
     let patch: Value = serde_json::from_slice(patch).map_err(|error| decoding(&schema::syntax_error(patch, &error)))?;
+    if patch.is_null() {
+        return Err(PatchError::BadRequest("Invalid JSON Patch".to_owned()));
+    }
     if !patch.is_object() {
         return Err(decoding(&super::wrong_shape(&patch, "map[string]interface {}")));
     }
     let mut patched = original.clone();
-    json_patch::merge(&mut patched, &patch);
+    merge(&mut patched, patch);
     Ok(patched)
+}
+
+fn merge(target: &mut Value, patch: Value) {
+    let (Value::Object(target), Value::Object(patch)) = (&mut *target, patch) else { return };
+    for (name, value) in patch {
+        match (target.get_mut(&name), value) {
+            (_, Value::Null) => drop(target.remove(&name)),
+            (Some(found @ Value::Object(_)), value @ Value::Object(_)) => merge(found, value),
+            (_, value) => drop(target.insert(name, without_nulls(value))),
+        }
+    }
+}
+
+/// Upstream's library leaves null members out of what it puts, inside of lists too.
+fn without_nulls(value: Value) -> Value {
+    match value {
+        Value::Array(items) => items.into_iter().map(without_nulls).collect(),
+        Value::Object(members) => {
+            let kept = members.into_iter().filter(|(_, value)| !value.is_null());
+            kept.map(|(name, value)| (name, without_nulls(value))).collect()
+        }
+        scalar => scalar,
+    }
 }
 
 pub(super) fn decoding(error: &str) -> PatchError {

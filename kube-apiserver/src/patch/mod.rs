@@ -8,13 +8,22 @@ pub mod fields;
 mod gotext;
 mod json;
 mod merge;
+mod shown;
 mod strategic;
 
 pub use configuration::read_configuration;
 pub use error::PatchError;
 
-use common::schema::{self, Problem, Type};
-use serde_json::Value;
+use common::{
+    api::catalog,
+    schema::{self, Decoded, Problem, Type},
+};
+use serde_json::{Map, Value};
+
+use crate::request::{
+    body::Expected,
+    type_meta::{Mismatch, TypeMeta},
+};
 
 /// How a patch's body is to be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,32 +87,59 @@ pub fn apply(kind: PatchType, original: &Value, patch: &[u8], ty: Option<Type<'_
 }
 
 /// [`apply`], and then decodes the outcome into the type as upstream does: values of a wrong type are an error, unknown
-/// fields are dropped and, when `strict`, reported with duplicate ones.
+/// fields are dropped and, when `strict`, reported with duplicate ones. A patch that makes another kind of it is refused.
 pub fn apply_typed(
     kind: PatchType,
     original: &Value,
     patch: &[u8],
-    ty: Type<'_>,
+    (expected, ty): (Expected<'_>, Type<'_>),
     strict: bool,
 ) -> Result<Patched, PatchError> {
     let value = apply(kind, original, patch, Some(ty))?;
+    let shown = || shown_text(kind, original, patch, &value, ty);
+    let refused = |detail: String| PatchError::Invalid { value: shown(), detail };
     let decoded = match kind {
         PatchType::StrategicMerge => schema::convert(ty, &value),
-        _ => schema::prune(ty, &value),
-    };
-    let shown = || match kind {
-        PatchType::StrategicMerge => {
-            serde_json::from_slice(patch).map(|patch| gotext::go_text(&patch)).unwrap_or_default()
-        }
-        _ => value.to_string(),
+        _ => decode(expected, ty, &value).map_err(refused)?,
     };
     if let Some(detail) = decoded.error {
-        return Err(PatchError::Invalid { value: shown(), detail });
+        return Err(refused(detail));
     }
     let mut problems = if strict { doubts(kind, patch) } else { Vec::new() };
     problems.extend(decoded.problems);
     let shown = if problems.is_empty() { String::new() } else { shown() };
     Ok(Patched { value: decoded.value, problems, shown })
+}
+
+/// Decodes a patched document into what it says that it is.
+fn decode(expected: Expected<'_>, ty: Type<'_>, value: &Value) -> Result<Decoded, String> {
+    let meta = TypeMeta::of(value).map_err(|error| format!("couldn't get version/kind; json parse error: {error}"))?;
+    if meta.api_version.as_deref().is_none_or(str::is_empty) {
+        // Without a version upstream decodes into its internal type, which knows none of the names.
+        let unknown = value.as_object().into_iter().flatten().map(|(name, _)| name);
+        let unknown = unknown.filter(|name| !matches!(name.as_str(), "kind" | "apiVersion"));
+        let problems = unknown.map(|name| Problem::UnknownField(name.clone())).collect();
+        return Ok(Decoded { value: Value::Object(Map::new()), problems, error: None });
+    }
+    match meta.check(expected) {
+        Ok(()) | Err(Mismatch::Version(_)) => Ok(schema::prune(ty, value)),
+        Err(Mismatch::Unreadable(error)) => Err(error),
+        Err(Mismatch::Kind { kind, error, .. }) => {
+            let (group, version) = catalog::split_api_version(meta.api_version.as_deref().unwrap_or_default());
+            let other = schema::lookup(group, version, &kind).and_then(|ty| schema::prune(ty, value).error);
+            Err(other.unwrap_or(error))
+        }
+    }
+}
+
+/// What a refusal shows: the patched document, or of a strategic merge the patch.
+fn shown_text(kind: PatchType, original: &Value, patch: &[u8], value: &Value, ty: Type<'_>) -> String {
+    let tree = || serde_json::from_slice::<Value>(patch).unwrap_or_default();
+    match kind {
+        PatchType::StrategicMerge => gotext::go_text(&tree()),
+        PatchType::Merge => shown::shown(value, ty, &shown::Merged { original, patch: &tree() }),
+        _ => shown::shown(value, ty, &shown::Operated::of(patch)),
+    }
 }
 
 /// What a strict decoder finds in the patch itself: fields that occur twice, operations with unknown fields.

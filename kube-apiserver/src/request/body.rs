@@ -5,12 +5,17 @@ use std::borrow::Cow;
 use bytes::{Bytes, BytesMut};
 use common::{
     schema::{self, Decoded, Problem, Type},
-    wire,
+    wire::{self, yaml},
 };
 use http_body_util::BodyExt;
 use serde_json::Value;
 
-use super::{ApiError, ApiResult, negotiate::Encoding, options::FieldValidation, yaml};
+use super::{
+    ApiError, ApiResult,
+    negotiate::Encoding,
+    options::FieldValidation,
+    type_meta::{Mismatch, TypeMeta},
+};
 
 /// Upstream's limit of resource request bodies.
 pub const MAX_BODY: usize = 3 * 1024 * 1024;
@@ -106,7 +111,10 @@ pub fn decode(bytes: &[u8], encoding: Encoding, expected: Expected<'_>, mode: Fi
     };
     let json = text.as_bytes();
     let unreadable = |error: String| unrecognized(&format!("couldn't get version/kind; json parse error: {error}"));
-    TypeMeta::read(json).map_err(unreadable)?.check(expected, unrecognized)?;
+    TypeMeta::read(json)
+        .map_err(unreadable)?
+        .check(expected)
+        .map_err(|wrong| refused(wrong, expected, unrecognized))?;
     let Some(ty) = schema::lookup(expected.group, expected.version, expected.kind) else {
         let object = serde_json::from_slice(json).map_err(|e| unrecognized(&e.to_string()))?;
         return Ok(Body { object, warnings: Vec::new() });
@@ -127,7 +135,11 @@ pub fn decode(bytes: &[u8], encoding: Encoding, expected: Expected<'_>, mode: Fi
 fn decode_protobuf(bytes: &[u8], expected: Expected<'_>, unrecognized: impl Fn(&str) -> ApiError) -> ApiResult<Body> {
     let envelope = wire::open(bytes).map_err(|e| unrecognized(&e.to_string()))?;
     let text = |s: &str| (!s.is_empty()).then(|| s.to_owned());
-    TypeMeta { kind: text(envelope.kind), api_version: text(envelope.api_version) }.check(expected, &unrecognized)?;
+    let meta = TypeMeta { kind: text(envelope.kind), api_version: text(envelope.api_version) };
+    // Upstream falls back to what it expects when the envelope's version is none.
+    if meta.api_version.as_deref().is_none_or(|version| version.matches('/').count() < 2) {
+        meta.check(expected).map_err(|wrong| refused(wrong, expected, &unrecognized))?;
+    }
     let ty = type_of(expected).ok_or_else(|| unrecognized(&format!("no kind {:?} is registered", expected.kind)))?;
     let json = protobuf_to_json(ty, envelope.raw, expected)
         .map_err(|e| ApiError::bad_request(schema::cannot_be_handled(expected.kind, expected.version, &e)))?;
@@ -192,6 +204,21 @@ pub fn type_of(expected: Expected<'_>) -> Option<Type<'static>> {
     schema::lookup(expected.group, expected.version, expected.kind)
 }
 
+/// A body of another version or kind than the URL asks for.
+fn refused(wrong: Mismatch, expected: Expected<'_>, unrecognized: impl Fn(&str) -> ApiError) -> ApiError {
+    match wrong {
+        Mismatch::Unreadable(error) => unrecognized(&error),
+        Mismatch::Version(version) => ApiError::bad_request(format!(
+            "the API version in the data ({version}) does not match the expected API version ({})",
+            expected.api_version()
+        )),
+        Mismatch::Kind { kind, version, error } => ApiError::bad_request(format!(
+            "{kind} in version {version:?} cannot be handled as a {}: {error}",
+            expected.kind
+        )),
+    }
+}
+
 fn settle(decoded: Decoded, expected: Expected<'_>, mode: FieldValidation) -> ApiResult<Body> {
     if let Some(error) = decoded.error {
         let message = schema::cannot_be_handled(expected.kind, expected.version, &error);
@@ -222,97 +249,6 @@ fn warnings_of(problem: &Problem) -> Vec<String> {
         Some(lines) => lines.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned).collect(),
         None => vec![text],
     }
-}
-
-#[derive(serde::Deserialize, Default)]
-#[serde(rename_all = "camelCase", default)]
-struct TypeMeta {
-    kind: Option<String>,
-    api_version: Option<String>,
-}
-
-impl TypeMeta {
-    /// Reads version and kind, and nothing else, of a text.
-    ///
-    /// # Errors
-    /// Go's complaint.
-    fn read(json: &[u8]) -> Result<Self, String> {
-        let object = json.trim_ascii_start().first() == Some(&b'{');
-        if let Some(meta) = object.then(|| serde_json::from_slice(json).ok()).flatten() {
-            return Ok(meta);
-        }
-        schema::check_syntax(json)?;
-        let go_type = |value: &Value| match value {
-            Value::Null => None,
-            Value::Bool(_) => Some("bool"),
-            Value::Number(_) => Some("number"),
-            Value::String(_) => Some("string"),
-            Value::Array(_) => Some("array"),
-            Value::Object(_) => Some("object"),
-        };
-        let read: Value = serde_json::from_slice(json).map_err(|error| error.to_string())?;
-        let text = |name: &str| match read.get(name) {
-            None | Some(Value::Null) => Ok(None),
-            Some(Value::String(text)) => Ok(Some(text.clone())),
-            Some(other) => Err(format!(
-                "json: cannot unmarshal {} into Go struct field .{name} of type string",
-                go_type(other).unwrap_or_default()
-            )),
-        };
-        match go_type(&read) {
-            None | Some("object") => Ok(Self { kind: text("kind")?, api_version: text("apiVersion")? }),
-            Some(other) => Err(format!("json: cannot unmarshal {other} into Go value of type {GO_TYPE_META}")),
-        }
-    }
-
-    fn check(&self, expected: Expected<'_>, unrecognized: impl Fn(&str) -> ApiError) -> ApiResult<()> {
-        let wanted = expected.api_version();
-        let kind = self.kind.as_deref().filter(|k| !k.is_empty()).unwrap_or(expected.kind);
-        let version = self.api_version.as_deref().filter(|v| !v.is_empty()).unwrap_or(&wanted);
-        if version == wanted && kind == expected.kind {
-            return Ok(());
-        }
-        if version.matches('/').count() > 1 {
-            return Err(unrecognized(&format!("unexpected GroupVersion string: {version}")));
-        }
-        let (group, short) = common::api::catalog::split_api_version(version);
-        let error = match (is_registered(group, short, kind), kind == expected.kind) {
-            (true, true) => {
-                return Err(ApiError::bad_request(format!(
-                    "the API version in the data ({version}) does not match the expected API version ({wanted})"
-                )));
-            }
-            (true, false) => format!(
-                "converting ({short}.{kind}) to ({}.{}): unknown conversion",
-                if expected.group.is_empty() { "core" } else { expected.group.split('.').next().unwrap_or_default() },
-                expected.kind
-            ),
-            (false, _) => format!(
-                "no kind {kind:?} is registered for version {version:?} in scheme \"pkg/api/legacyscheme/scheme.go:30\""
-            ),
-        };
-        Err(ApiError::bad_request(format!(
-            "{kind} in version {short:?} cannot be handled as a {}: {error}",
-            expected.kind
-        )))
-    }
-}
-
-/// How Go calls what it reads version and kind into.
-const GO_TYPE_META: &str =
-    r#"struct { APIVersion string "json:\"apiVersion,omitempty\""; Kind string "json:\"kind,omitempty\"" }"#;
-
-/// Kinds of no group of their own.
-const UNVERSIONED: [&str; 5] = ["APIGroup", "APIGroupList", "APIResourceList", "APIVersions", "Status"];
-
-/// Whether upstream's scheme knows a kind: those of the type table, and lists of what is served.
-fn is_registered(group: &str, version: &str, kind: &str) -> bool {
-    let known = |kind: &str| {
-        schema::lookup(group, version, kind).is_some() || common::api::catalog().by_kind(group, version, kind).is_some()
-    };
-    known(kind)
-        || kind.strip_suffix("List").is_some_and(known)
-        || (group.is_empty() && version == "v1" && UNVERSIONED.contains(&kind))
 }
 
 /// The first bytes of a body for an error, as upstream shows them.

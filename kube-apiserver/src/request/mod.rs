@@ -8,7 +8,7 @@ pub mod options;
 pub mod query;
 pub mod selector;
 pub mod status;
-pub mod yaml;
+pub mod type_meta;
 
 pub use info::RequestInfo;
 pub use query::Query;

@@ -63,6 +63,8 @@ pub struct Output {
     pub encoding: Encoding,
     /// Form.
     pub form: Form,
+    /// Whether the form was asked for as one of lists.
+    pub of_list: bool,
 }
 
 impl Output {
@@ -79,30 +81,22 @@ impl Output {
 /// 406 when nothing acceptable can be produced.
 pub fn output(headers: &HeaderMap, list: bool) -> ApiResult<Output> {
     route(headers, if list { &LISTED } else { &SERIALIZED })?;
-    let (found, is_list) = choose(headers, true).ok_or_else(|| ApiError::not_acceptable(&SERIALIZED))?;
-    match (found.form, is_list) {
-        (Form::Metadata(_), true) if !list => Err(ApiError::not_acceptable_form(
-            "you requested PartialObjectMetadataList, but the requested object is not a list",
-        )),
-        (Form::Metadata(_), false) if list => Err(ApiError::not_acceptable_form(
-            "you requested PartialObjectMetadata, but the requested object is a list",
-        )),
-        _ => Ok(found),
-    }
+    choose(headers, true).ok_or_else(|| ApiError::not_acceptable(&SERIALIZED))
 }
 
-/// As [`output`], for a watch.
+/// As [`output`], for a watch that turns out to be possible.
 ///
 /// # Errors
-/// 406 when nothing acceptable can be produced.
-pub fn stream(headers: &HeaderMap) -> ApiResult<Output> {
-    route(headers, &LISTED)?;
-    let found = choose(headers, true).ok_or_else(|| ApiError::not_acceptable(&SERIALIZED))?.0;
+/// 406 when watches don't come in the encoding.
+pub fn stream(found: Output) -> ApiResult<Output> {
     if found.encoding == Encoding::Yaml { Err(ApiError::not_acceptable(&STREAMED)) } else { Ok(found) }
 }
 
 /// Upstream's router looks at the bare media types before any handler looks at their parameters.
-fn route(headers: &HeaderMap, produced: &[&str]) -> ApiResult<()> {
+///
+/// # Errors
+/// 406 with the list.
+pub fn route(headers: &HeaderMap, produced: &[&str]) -> ApiResult<()> {
     let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let bare = |clause: &str| clause.split(';').next().unwrap_or_default().trim().to_owned();
     let routes = |clause: &str| matches!(bare(clause).as_str(), "*/*") || produced.contains(&bare(clause).as_str());
@@ -117,13 +111,13 @@ fn route(headers: &HeaderMap, produced: &[&str]) -> ApiResult<()> {
 /// # Errors
 /// 406 when nothing acceptable can be produced.
 pub fn plain(headers: &HeaderMap) -> ApiResult<Encoding> {
-    choose(headers, false).map(|(output, _)| output.encoding).ok_or_else(|| ApiError::not_acceptable(&SERIALIZED))
+    choose(headers, false).map(|output| output.encoding).ok_or_else(|| ApiError::not_acceptable(&SERIALIZED))
 }
 
 /// The encoding of an error: other forms of objects don't count, and what can't be had is JSON.
 #[must_use]
 pub fn error(headers: &HeaderMap) -> Encoding {
-    choose(headers, false).map_or(Encoding::Json, |(output, _)| output.encoding)
+    choose(headers, false).map_or(Encoding::Json, |output| output.encoding)
 }
 
 /// A clause of `Accept`.
@@ -189,11 +183,11 @@ impl<'a> Clause<'a> {
     }
 }
 
-/// The first acceptable form in the client's order, and whether it is one of lists.
-fn choose(headers: &HeaderMap, forms: bool) -> Option<(Output, bool)> {
+/// The first acceptable form in the client's order.
+fn choose(headers: &HeaderMap, forms: bool) -> Option<Output> {
     let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
     if accept.is_empty() {
-        return Some((Output { encoding: Encoding::Json, form: Form::Object }, false));
+        return Some(Output { encoding: Encoding::Json, form: Form::Object, of_list: false });
     }
     let mut clauses: Vec<Clause<'_>> = accept.split(',').filter_map(Clause::parse).collect();
     // Stable: the client's order decides among equals.
@@ -206,8 +200,8 @@ fn choose(headers: &HeaderMap, forms: bool) -> Option<(Output, bool)> {
     clauses.iter().find_map(|clause| {
         let encodings = Encoding::ALL.into_iter().filter(|encoding| clause.accepts(encoding.media_type()));
         encodings.into_iter().find_map(|encoding| {
-            let (form, list) = clause.form(encoding, forms)?;
-            Some((Output { encoding, form }, list))
+            let (form, of_list) = clause.form(encoding, forms)?;
+            Some(Output { encoding, form, of_list })
         })
     })
 }
@@ -257,7 +251,7 @@ mod tests {
         assert_eq!(encoding("application/vnd.kubernetes.protobuf,application/json"), Encoding::Protobuf);
         let partial = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1";
         assert_eq!(accept(partial, true).unwrap().form, Form::Metadata("v1"));
-        assert_eq!(accept(partial, false).unwrap_err().code(), 406);
+        assert!(accept(partial, false).unwrap().of_list);
         assert_eq!(accept("text/html", false).unwrap_err().code(), 406);
         assert_eq!(encoding("application/yaml"), Encoding::Yaml);
     }
@@ -292,9 +286,10 @@ mod tests {
     #[test]
     fn watches_and_errors_have_lists_of_their_own() {
         let headers = |value: &str| HeaderMap::from_iter([(header::ACCEPT, value.parse().unwrap())]);
-        let refused = stream(&headers("application/yaml")).unwrap_err().to_string();
+        let stream = |value: &str| output(&headers(value), true).and_then(stream);
+        let refused = stream("application/yaml").unwrap_err().to_string();
         assert!(refused.ends_with("application/json;stream=watch, application/vnd.kubernetes.protobuf;stream=watch"));
-        let found = stream(&headers("application/vnd.kubernetes.protobuf;stream=watch")).unwrap();
+        let found = stream("application/vnd.kubernetes.protobuf;stream=watch").unwrap();
         assert_eq!(found.encoding, Encoding::Protobuf);
         assert_eq!(error(&headers("application/json;as=Table;v=v1;g=meta.k8s.io,application/yaml")), Encoding::Yaml);
         assert_eq!(error(&headers("text/html")), Encoding::Json);

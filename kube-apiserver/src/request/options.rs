@@ -182,10 +182,17 @@ fn number(query: &Query, key: &str) -> ApiResult<Option<i64>> {
 /// # Errors
 /// 500: upstream answers that where it has no better idea (lists have).
 pub fn parse_version(text: &str) -> ApiResult<u64> {
+    parse_uint(text)
+        .map_err(|error| ApiError::new(500, "", format!("resourceVersion: Invalid value: {text:?}: {error}"), None))
+}
+
+/// A number as Go reads it.
+///
+/// # Errors
+/// Go's complaint.
+pub fn parse_uint(text: &str) -> Result<u64, String> {
     text.parse().map_err(|error: std::num::ParseIntError| {
-        let why = go_parse_error(&error);
-        let message = format!("resourceVersion: Invalid value: {text:?}: strconv.ParseUint: parsing {text:?}: {why}");
-        ApiError::new(500, "", message, None)
+        format!("strconv.ParseUint: parsing {text:?}: {}", go_parse_error(&error))
     })
 }
 

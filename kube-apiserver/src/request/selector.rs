@@ -38,12 +38,13 @@ pub fn fields(
         let Some(field) = stored(&term.path).filter(|label| known.contains(&label.as_str())) else {
             // Kinds with fields of their own have words of their own.
             let plain = known.iter().all(|label| matches!(*label, "metadata.name" | "metadata.namespace"));
-            return Err(ApiError::bad_request(match plain {
-                true => format!(
+            return Err(ApiError::bad_request(match strategy.kind() {
+                "Job" => format!("field label {:?} not supported for Job", term.path),
+                kind if plain || kind == "PersistentVolumeClaim" => format!(
                     "{:?} is not a known field selector: only \"metadata.name\", \"metadata.namespace\"",
                     term.path
                 ),
-                false => format!("field label not supported: {}", term.path),
+                _ => format!("field label not supported: {}", term.path),
             }));
         };
         Ok(FieldRequirement { field, value: term.value, equal: term.equal })

@@ -167,9 +167,10 @@ impl ApiError {
     pub fn invalid(group: &str, kind: &str, name: &str, causes: Vec<StatusCause>) -> Self {
         let mut message = format!("{} {} is invalid", qualified(group, kind), quote(name));
         let mut texts: Vec<String> = Vec::new();
+        let mut seen = std::collections::HashSet::new();
         for cause in &causes {
             let text = format!("{}: {}", cause.field, cause.message);
-            if !texts.contains(&text) {
+            if seen.insert(text.clone()) {
                 texts.push(text);
             }
         }

@@ -1,8 +1,9 @@
 //! Checks that many kinds share: numbers, percentages, label selectors, references.
 
-use serde_json::Value;
+use std::{collections::HashSet, hash::Hash};
 
 use common::meta::ip;
+use serde_json::Value;
 
 use super::{
     field::{ErrorList, Path},
@@ -23,6 +24,17 @@ const COUNTED: [&str; 9] = [
     "services.loadbalancers",
     "services.nodeports",
 ];
+
+/// Of each element, whether one before it has the same key.
+pub(crate) fn repeats<'v, K: Eq + Hash>(items: &'v [Value], key: impl Fn(&'v Value) -> K) -> Vec<bool> {
+    let mut seen = HashSet::with_capacity(items.len());
+    items.iter().map(|item| !seen.insert(key(item))).collect()
+}
+
+/// What elements have in a field of text.
+pub(crate) fn texts_of<'v>(items: impl IntoIterator<Item = &'v Value>, field: &str) -> HashSet<&'v str> {
+    items.into_iter().map(|item| str_at(item, field)).collect()
+}
 
 /// Adds what a rule complains about.
 pub(crate) fn complain(value: &str, texts: Vec<String>, path: &Path<'_>, errs: &mut ErrorList) {

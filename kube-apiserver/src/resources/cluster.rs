@@ -251,10 +251,9 @@ fn runtime_class(obj: &Value, errs: &mut ErrorList) {
     let tolerations = list_at(obj, "scheduling.tolerations");
     let root = path.child("tolerations");
     scheduling::tolerations(tolerations, &root, errs);
-    let same =
-        |a: &Value, b: &Value| ["key", "operator", "value", "effect"].iter().all(|f| str_at(a, f) == str_at(b, f));
+    let repeated = checks::repeats(tolerations, |item| ["key", "operator", "value", "effect"].map(|f| str_at(item, f)));
     for (i, toleration) in tolerations.iter().enumerate() {
-        if tolerations[..i].iter().any(|other| same(other, toleration)) {
+        if repeated[i] {
             let members = [("Key", "key"), ("Operator", "operator"), ("Value", "value"), ("Effect", "effect")];
             let mut shown = checks::internal(toleration, &members, &"".into());
             shown.push(("TolerationSeconds", checks::shown(toleration, "tolerationSeconds")));

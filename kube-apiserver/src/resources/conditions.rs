@@ -13,9 +13,10 @@ const LONGEST_MESSAGE: usize = 32 * 1024;
 
 /// Each type once, every member present and well formed.
 pub(crate) fn validate(conditions: &[Value], root: &Path<'_>, errs: &mut ErrorList) {
+    let repeated = checks::repeats(conditions, |item| str_at(item, "type"));
     for (i, condition) in conditions.iter().enumerate() {
         let (path, kind) = (root.index(i), str_at(condition, "type"));
-        if conditions[..i].iter().any(|other| str_at(other, "type") == kind) {
+        if repeated[i] {
             errs.duplicate(&path.child("type"), kind);
         }
         checks::qualified(kind, &path.child("type"), errs);

@@ -82,13 +82,14 @@ fn ports(obj: &Value, errs: &mut ErrorList) {
         errs.too_many(&root, ports.len(), 20000);
         return;
     }
+    let repeated = checks::repeats(ports, |item| str_at(item, "name"));
     for (i, port) in ports.iter().enumerate() {
         let path = root.index(i);
         let name = str_at(port, "name");
         if !name.is_empty() {
             checks::label(name, &path.child("name"), errs);
         }
-        if ports[..i].iter().any(|other| str_at(other, "name") == name) {
+        if repeated[i] {
             errs.duplicate(&path.child("name"), name);
         }
         let protocol = str_at(port, "protocol");
@@ -156,9 +157,10 @@ fn hints(endpoint: &Value, path: &Path<'_>, errs: &mut ErrorList) {
             errs.too_many(&root, hints.len(), MAX_HINTS);
             return;
         }
+        let repeated = checks::repeats(hints, |item| str_at(item, "name"));
         for (i, hint) in hints.iter().enumerate() {
             let (path, name) = (root.index(i), str_at(hint, "name"));
-            if hints[..i].iter().any(|other| str_at(other, "name") == name) {
+            if repeated[i] {
                 errs.duplicate(&path.child("name"), name);
             }
             checks::complain(name, rule(name), &path.child("name"), errs);

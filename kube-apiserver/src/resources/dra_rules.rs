@@ -63,8 +63,9 @@ pub(super) fn each_once(
     if list.len() > max {
         return;
     }
+    let repeated = checks::repeats(list, key);
     for (i, value) in list.iter().enumerate() {
-        if list[..i].iter().any(|other| key(other) == key(value)) {
+        if repeated[i] {
             errs.duplicate(&root.index(i), key(value));
         }
     }

@@ -1,6 +1,6 @@
 //! Field paths and field errors with upstream's wording, as they appear in the causes of an `Invalid` status.
 
-use std::fmt;
+use std::{collections::HashSet, fmt};
 
 use serde_json::Value;
 
@@ -43,10 +43,13 @@ impl<'a> Path<'a> {
 impl fmt::Display for Path<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let has_prefix = match self.parent {
+            Some(Path { parent: None, segment: Segment::Name("") }) => false,
             Some(parent) => {
                 parent.fmt(f)?;
-                !matches!(parent, Path { parent: None, segment: Segment::Name("") })
+                true
             }
+            // As upstream prints what is about no field.
+            None if matches!(self.segment, Segment::Name("")) => return f.write_str("[]"),
             None => false,
         };
         match self.segment {
@@ -197,12 +200,9 @@ impl ErrorList {
 
     /// The aggregated text that follows `<Kind> "<name>" is invalid: `: one error as it is, several in brackets, repeats dropped.
     pub fn message(&self) -> String {
-        let mut texts: Vec<String> = Vec::with_capacity(self.0.len());
-        for text in self.0.iter().map(ToString::to_string) {
-            if !texts.contains(&text) {
-                texts.push(text);
-            }
-        }
+        let mut seen = HashSet::with_capacity(self.0.len());
+        let texts = self.0.iter().map(ToString::to_string);
+        let mut texts: Vec<String> = texts.filter(|text| seen.insert(text.clone())).collect();
         if texts.len() == 1 { texts.remove(0) } else { format!("[{}]", texts.join(", ")) }
     }
 

@@ -171,9 +171,10 @@ fn url_complaint(url: &str) -> Option<&'static str> {
 pub(super) fn conditions(obj: &Value, errs: &mut ErrorList) {
     let root = Path::root("status.conditions");
     let conditions = list_at(obj, "status.conditions");
+    let repeated = checks::repeats(conditions, |item| str_at(item, "type"));
     for (i, condition) in conditions.iter().enumerate() {
         let kind = str_at(condition, "type");
-        if conditions[..i].iter().any(|other| str_at(other, "type") == kind) {
+        if repeated[i] {
             errs.duplicate(&root.index(i).child("type"), kind);
         }
         if kind.is_empty() {

@@ -257,6 +257,23 @@ fn validate_finalizers(obj: &Value, path: &Path<'_>, errs: &mut ErrorList) {
     }
 }
 
+/// Finalizers that need no domain.
+const STANDARD_FINALIZERS: [&str; 3] = ["kubernetes", "orphan", "foregroundDeletion"];
+
+/// What most kinds ask of their finalizers beyond the generic rules.
+pub(crate) fn validate_finalizer_names(obj: &Value, path: &Path<'_>, errs: &mut ErrorList) {
+    let path = path.child("finalizers");
+    for (at, name) in list_at(obj, "metadata.finalizers").iter().filter_map(Value::as_str).enumerate() {
+        let path = path.index(at);
+        for text in names::label_key(name) {
+            errs.invalid(&path, name, text);
+        }
+        if !name.contains('/') && !STANDARD_FINALIZERS.contains(&name) {
+            errs.invalid(&path, name, "name is neither a standard finalizer name nor is it fully qualified");
+        }
+    }
+}
+
 /// Rules for a change of metadata: the generic rules again, and what may not change.
 pub(crate) fn validate_update(new: &Value, old: &Value, namespaced: bool, path: &Path<'_>, errs: &mut ErrorList) {
     validate(new, namespaced, NameRule::PathSegment, path, errs);

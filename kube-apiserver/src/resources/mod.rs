@@ -19,7 +19,7 @@ mod batch;
 mod beta;
 pub(crate) mod budget;
 pub(crate) mod certificates;
-mod checks;
+pub(crate) mod checks;
 mod cluster;
 mod conditions;
 pub mod core;

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use super::{
     autoscaler, checks, conditions,
     field::{ErrorKind, ErrorList, Path},
+    metadata::NameRule,
     rules::Rules,
     table::{AGE, NAME, Row, age, count, name, number, text},
     value::{at, existing, int_at, is_set, list_at, member, set, set_default, str_at},
@@ -18,6 +19,8 @@ pub(crate) const RULES: &[Rules] = &[
         group: "policy",
         resource: "poddisruptionbudgets",
         kind: "PodDisruptionBudget",
+        // Upstream forgot to look at them.
+        name: NameRule::Any,
         generation: true,
         status: true,
         unconditional_update: false,

@@ -10,7 +10,7 @@ use super::{
     names,
     rules::Rules,
     table::{AGE, Column, NAME, NAME_CREATED, Row, age, name, name_created, text, wide},
-    value::{at, each, existing, is_set, list_at, same_at, set_if_zero, str_at},
+    value::{at, each, is_set, list_at, member, same_at, set_if_zero, str_at},
 };
 
 const GROUP: &str = "rbac.authorization.k8s.io";
@@ -64,7 +64,7 @@ pub(crate) const RULES: &[Rules] = &[
 ];
 
 fn binding_defaults(obj: &mut Value) {
-    if let Some(role) = existing(obj, "roleRef") {
+    if let Some(role) = member(obj, "roleRef") {
         set_if_zero(role, "apiGroup", GROUP);
     }
     for subject in each(obj, "subjects") {

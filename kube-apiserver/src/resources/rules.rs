@@ -82,6 +82,21 @@ impl Rules {
         if self.kind.is_empty() { !str_at(obj, "metadata.namespace").is_empty() } else { self.namespaced }
     }
 
+    /// Some groups leave finalizers to the generic rules.
+    fn validate_finalizers(&self, obj: &Value, path: &Path<'_>, errs: &mut ErrorList) {
+        const GENERIC: [&str; 6] = [
+            "admissionregistration.k8s.io",
+            "apiextensions.k8s.io",
+            "apiregistration.k8s.io",
+            "coordination.k8s.io",
+            "node.k8s.io",
+            "policy",
+        ];
+        if !self.kind.is_empty() && !GENERIC.contains(&self.group) {
+            metadata::validate_finalizer_names(obj, path, errs);
+        }
+    }
+
     fn is_spec_change(new: &Value, old: &Value) -> bool {
         let differs = |a: &Value, b: &Value| {
             a.as_object().into_iter().flatten().any(|(name, value)| {
@@ -154,6 +169,7 @@ impl Strategy for Rules {
         let mut errs = ErrorList::new();
         let path = Path::root("metadata");
         metadata::validate(obj, self.in_namespace(obj), self.name, &path, &mut errs);
+        self.validate_finalizers(obj, &path, &mut errs);
         (self.validate)(obj, &mut errs);
         errs
     }
@@ -162,6 +178,7 @@ impl Strategy for Rules {
         let mut errs = ErrorList::new();
         let path = Path::root("metadata");
         metadata::validate_update(new, old, self.in_namespace(old), &path, &mut errs);
+        self.validate_finalizers(new, &path, &mut errs);
         (self.validate_update)(new, old, sub, &mut errs);
         errs
     }

@@ -162,10 +162,11 @@ pub(super) fn driver(obj: &Value, errs: &mut ErrorList) {
 fn token_requests(obj: &Value, errs: &mut ErrorList) {
     let root = SPEC.child("tokenRequests");
     let requests = list_at(obj, "spec.tokenRequests");
+    let repeated = checks::repeats(requests, |item| str_at(item, "audience"));
     for (i, request) in requests.iter().enumerate() {
         let path = root.index(i);
         let audience = str_at(request, "audience");
-        if requests[..i].iter().any(|other| str_at(other, "audience") == audience) {
+        if repeated[i] {
             errs.duplicate(&path.child("audience"), audience);
             continue;
         }
@@ -194,6 +195,7 @@ pub(super) fn driver_update(new: &Value, old: &Value, errs: &mut ErrorList) {
 pub(super) fn csi_node(obj: &Value, old: Option<&Value>, errs: &mut ErrorList) {
     let root = SPEC.child("drivers");
     let drivers = list_at(obj, "spec.drivers");
+    let repeated = checks::repeats(drivers, |item| str_at(item, "name"));
     for (i, driver) in drivers.iter().enumerate() {
         let path = root.index(i);
         let name = str_at(driver, "name");
@@ -206,7 +208,7 @@ pub(super) fn csi_node(obj: &Value, old: Option<&Value>, errs: &mut ErrorList) {
             errs.invalid(&path.child("nodeID"), id, format!("must be {MAX_NODE_ID} characters or less"));
         }
         checks::non_negative(driver, "allocatable.count", &path.child("allocatable.count"), errs);
-        if drivers[..i].iter().any(|other| str_at(other, "name") == name) {
+        if repeated[i] {
             errs.duplicate(&path.child("name"), name);
         }
         let mut seen = BTreeSet::new();

@@ -272,7 +272,8 @@ fn time_limit(query: &Query, maximum: Duration, info: &RequestInfo) -> ApiResult
         return Ok(None);
     }
     let Some(text) = query.non_empty("timeout") else { return Ok(Some(maximum)) };
-    let wanted = parse_go_duration(text)
+    // Upstream takes negative ones for none.
+    let wanted = parse_go_duration(text.strip_prefix('-').map_or(text, |_| "0s"))
         .map_err(|e| ApiError::bad_request(format!("invalid timeout specified in the request URL - {e}")))?;
     Ok(Some(if wanted.is_zero() { maximum } else { wanted.min(maximum) }))
 }
@@ -336,7 +337,7 @@ async fn dispatch(call: &Call, mut request: Request<Incoming>) -> ApiResult<Resp
         return endpoints::serve(call, request.into_body()).await;
     }
     if let Some(response) = call.discovery.handle(&call.method, &call.info.path, &call.headers) {
-        return Ok(response.map(response::full));
+        return Ok(response?.map(response::full));
     }
     if call.info.path.starts_with("/openapi/") {
         return openapi(call, &request).await;

@@ -2,7 +2,7 @@
 
 use std::{any::Any, sync::Arc};
 
-use common::serving::Peer;
+use common::{serving::Peer, wire::yaml};
 use http::{Request, Response, header};
 use http_body::Body as _;
 use http_body_util::BodyExt;
@@ -17,7 +17,7 @@ use super::{
 use crate::{
     audit::{Arrival, Level, Stage, Trail, UntilEnd},
     authn::User,
-    request::{ApiError, RequestInfo, yaml},
+    request::{ApiError, RequestInfo},
     storage::codec,
 };
 

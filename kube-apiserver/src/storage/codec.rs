@@ -163,8 +163,7 @@ pub fn to_json(value: &[u8]) -> Result<Cow<'_, [u8]>, WireError> {
         return Ok(Cow::Borrowed(value));
     }
     if !value.starts_with(wire::MAGIC) {
-        let json = wire::yaml::yaml_to_json(value)?;
-        let tree: Value = serde_json::from_slice(&json).map_err(|error| WireError::Json(error.to_string()))?;
+        let tree = wire::yaml::read(value).map_err(WireError::Yaml)?.value;
         // What is no mapping is no object, which its own bytes say best.
         return if tree.is_object() { encode_json(&tree).map(Cow::Owned) } else { Ok(Cow::Borrowed(value)) };
     }

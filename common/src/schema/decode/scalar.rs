@@ -58,18 +58,57 @@ fn time_error(text: &str, layout: &str) -> String {
 }
 
 fn base64(text: &str) -> Result<Value, String> {
-    use base64::Engine;
+    use base64::{
+        Engine,
+        alphabet::STANDARD,
+        engine::{GeneralPurpose, GeneralPurposeConfig, general_purpose::PAD},
+    };
+    // As Go, which does not look at the last character's spare bits.
+    const LENIENT: GeneralPurpose =
+        GeneralPurpose::new(&STANDARD, GeneralPurposeConfig::with_decode_allow_trailing_bits(PAD, true));
     // Go ignores line breaks inside base64.
     let packed: String = text.chars().filter(|c| !matches!(c, '\r' | '\n')).collect();
-    match base64::engine::general_purpose::STANDARD.decode(&packed) {
-        Ok(_) => Ok(Value::String(packed)),
-        Err(error) => {
-            use base64::DecodeError::{InvalidByte, InvalidLastSymbol};
-            let at = match error {
-                InvalidByte(at, _) | InvalidLastSymbol(at, _) => at,
-                _ => packed.len(),
-            };
-            Err(format!("illegal base64 data at input byte {at}"))
+    match LENIENT.decode(&packed) {
+        Ok(bytes) => Ok(Value::String(LENIENT.encode(bytes))),
+        Err(_) => Err(format!("illegal base64 data at input byte {}", base64_error(text.as_bytes()))),
+    }
+}
+
+/// Where Go's decoder gives up.
+fn base64_error(text: &[u8]) -> usize {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/');
+    let mut rest = text.iter().copied().enumerate().filter(|(_, byte)| !matches!(byte, b'\r' | b'\n')).peekable();
+    loop {
+        for place in 0..4 {
+            let Some((at, byte)) = rest.next() else { return text.len() - place };
+            if plain(byte) {
+                continue;
+            }
+            if byte != b'=' || place < 2 {
+                return at;
+            }
+            if place == 2 {
+                match rest.next() {
+                    None => return text.len(),
+                    Some((_, b'=')) => {}
+                    Some((next, _)) => return next - 1,
+                }
+            }
+            return rest.next().map_or(text.len(), |(next, _)| next);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn base64_is_read_as_go_reads_it() {
+        assert_eq!(base64("YR=="), Ok("YQ==".into()));
+        assert_eq!(base64("YWJj\nYQ=\n="), Ok("YWJjYQ==".into()));
+        for (text, at) in [("@@@", 0), ("YQ", 0), ("YQ==x", 4), ("Y=Q=", 1), ("YWJjYQ=", 7), ("YWJj YQ==", 4)] {
+            assert_eq!(base64(text), Err(format!("illegal base64 data at input byte {at}")), "{text}");
         }
     }
 }

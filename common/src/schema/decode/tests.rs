@@ -95,7 +95,7 @@ fn refuses_wrong_types_in_gos_words() {
         (
             ("", "Service"),
             r#"{"spec":{"ports":[{"targetPort":1.5}]}}"#,
-            "json: cannot unmarshal number 1.5 into Go value of type int32",
+            "json: cannot unmarshal number 1.5 into Go struct field ServicePort.spec.ports.targetPort of type int32",
         ),
         (("", "Secret"), r#"{"data":{"a":"@@@"}}"#, "illegal base64 data at input byte 0"),
         (

@@ -64,17 +64,29 @@ impl<'t> State<'t> {
     }
 
     fn wrong_type(&mut self, found: &Found, ty: Type<'_>, named: Option<&str>) {
-        if self.error.is_some() {
-            return;
+        if self.error.is_none() {
+            let wanted = go_name(ty, named);
+            self.error = Some(self.told(self.style, found, ty, &wanted));
         }
+    }
+
+    /// Of types that read JSON themselves: the converter of trees asks them too, but they don't know where they stand then.
+    fn wrong_text(&mut self, found: &Found, ty: Type<'_>, wanted: &str) {
+        let message = match self.style {
+            Style::Json => self.told(Style::Json, found, ty, wanted),
+            Style::Unstructured => wrong_type(Style::Json, found, ty, wanted, None),
+        };
+        self.fail(message);
+    }
+
+    fn told(&self, style: Style, found: &Found, ty: Type<'_>, wanted: &str) -> String {
         let mut names = self.path.iter().filter_map(|step| match step {
             Step::Field { owner, name } => Some((*owner, *name)),
             _ => None,
         });
         let fields = names.clone().map(|(_, name)| name).collect::<Vec<_>>().join(".");
         let place = names.next_back().map(|(owner, _)| Place { owner, fields });
-        let message = wrong_type(self.style, found, ty, &go_name(ty, named), place.as_ref());
-        self.error = Some(message);
+        wrong_type(style, found, ty, wanted, place.as_ref())
     }
 }
 
@@ -109,14 +121,12 @@ impl<'s, 't> Seed<'s, 't> {
 
     fn mismatch(self, found: &Found) -> Option<Value> {
         if let Some(ty) = self.ty {
-            // Types with a decoder of their own do not know where they stand.
+            // Types with a decoder of their own want what that reads.
             match (self.shape(), found) {
                 (Shape::Scalar(Scalar::Time | Scalar::MicroTime | Scalar::Duration), _) => {
-                    self.state.fail(wrong_type(Style::Json, found, ty, "string", None));
+                    self.state.wrong_text(found, ty, "string");
                 }
-                (Shape::Scalar(Scalar::IntOrString), _) => {
-                    self.state.fail(wrong_type(Style::Json, found, ty, "int32", None));
-                }
+                (Shape::Scalar(Scalar::IntOrString), _) => self.state.wrong_text(found, ty, "int32"),
                 (Shape::Scalar(Scalar::Quantity), _) => {
                     self.state.fail(scalar::quantity("").err().unwrap_or_default());
                 }

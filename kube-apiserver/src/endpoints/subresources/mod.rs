@@ -4,6 +4,7 @@ mod binding;
 mod component_status;
 mod eviction;
 mod guard;
+mod review_rules;
 mod reviews;
 mod scale;
 mod token;
@@ -18,7 +19,10 @@ pub use guard::rbac_guard;
 use super::{Target, get, not_served, patch, update};
 use crate::{
     patch::PatchError,
-    request::{ApiError, ApiResult, status::StatusCause},
+    request::{
+        ApiError, ApiResult,
+        status::{StatusCause, StatusDetails},
+    },
     server::{Call, response::Body},
 };
 
@@ -90,6 +94,9 @@ pub fn patch_error(error: PatchError) -> ApiError {
             }],
         ),
         PatchError::Internal(text) => ApiError::new(500, "", text, None),
+        PatchError::Unprocessable(_) => {
+            ApiError::new(error.code(), error.reason(), error.to_string(), Some(StatusDetails::default()))
+        }
         _ => ApiError::new(error.code(), error.reason(), error.to_string(), None),
     }
 }

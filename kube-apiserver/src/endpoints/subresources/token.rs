@@ -10,7 +10,10 @@ use crate::{
     admission::Operation,
     authn::service_account::{Claims, KubernetesClaims, Ref},
     request::{ApiError, ApiResult, body::Expected, negotiate, options::WriteOptions, status::StatusCause},
-    resources::metadata::time,
+    resources::{
+        field::{ErrorList, Path},
+        metadata::time,
+    },
     server::{
         Call,
         response::{self, Body},
@@ -37,9 +40,9 @@ pub async fn serve(call: &Call, target: Target<'_>, body: Incoming) -> ApiResult
     let name = call.info.name.as_str();
     let own = write::name_of(&request);
     if !own.is_empty() && own != name {
-        return Err(ApiError::bad_request(format!(
-            "the name of the object ({own}) does not match the name on the URL ({name})"
-        )));
+        let mut errors = ErrorList::new();
+        errors.invalid(&Path::root("metadata.name"), own, "must match the service account name if specified");
+        return Err(ApiError::invalid_fields(REQUEST.group, REQUEST.kind, name, errors));
     }
     let account = target.store.get(&call.info.namespace, name).await?.object;
     let seconds = request["spec"]["expirationSeconds"].as_i64().unwrap_or(DEFAULT_SECONDS);

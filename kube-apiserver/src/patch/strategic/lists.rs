@@ -4,7 +4,8 @@ use common::schema::Type;
 use serde_json::Value;
 
 use super::object::{self, ListField};
-use super::{DIRECTIVE, Object, order};
+use super::order::{self, Places};
+use super::{DIRECTIVE, Object};
 use crate::patch::PatchError;
 use crate::patch::gotext::go_text;
 
@@ -41,7 +42,8 @@ pub(super) fn delete_from(
     if (!list.is_empty() || !unwanted.is_empty()) && holds_objects(list, unwanted)? {
         return Err(PatchError::BadRequest("invalid patch format of primitive list".into()));
     }
-    list.retain(|value| !unwanted.contains(value));
+    let unwanted = Places::of(unwanted, None);
+    list.retain(|value| unwanted.find(value).is_none());
     Ok(())
 }
 
@@ -73,8 +75,10 @@ pub(super) fn identity<'v>(element: &'v Value, key: &str) -> Result<&'v Value, P
 
 fn union(original: &[Value], patch: &[Value]) -> Vec<Value> {
     let mut merged: Vec<Value> = Vec::with_capacity(original.len() + patch.len());
+    let mut places = Places::of(&[], None);
     for value in original.iter().chain(patch) {
-        if !merged.contains(value) {
+        if places.find(value).is_none() {
+            places.add(value, merged.len());
             merged.push(value.clone());
         }
     }
@@ -89,6 +93,7 @@ fn obey_elements(
 ) -> Result<(Vec<Value>, Vec<Value>), PatchError> {
     let mut plain = Vec::with_capacity(patch.len());
     let mut replace = false;
+    let mut deleted = Places::of(&[], Some(key));
     for element in patch {
         let Some(directive) = element.get(DIRECTIVE) else {
             plain.push(element);
@@ -96,8 +101,8 @@ fn obey_elements(
         };
         match directive.as_str() {
             Some("delete") => {
-                let unwanted = identity(&element, key)?;
-                original.retain(|value| value.get(key) != Some(unwanted));
+                identity(&element, key)?;
+                deleted.add(&element, 0);
             }
             Some("replace") => replace = true,
             Some("merge") => {
@@ -106,6 +111,7 @@ fn obey_elements(
             _ => return Err(object::unknown_directive(directive, element.as_object().unwrap_or(&Object::new()))),
         }
     }
+    original.retain(|value| deleted.find(value).is_none());
     Ok(if replace { (plain, Vec::new()) } else { (original, plain) })
 }
 
@@ -115,14 +121,18 @@ fn merge_elements(
     key: &str,
     ty: Option<Type<'_>>,
 ) -> Result<Vec<Value>, PatchError> {
+    let mut places = Places::of(&original, Some(key));
     for element in patch {
-        let wanted = identity(element, key)?;
-        match original.iter_mut().find(|value| value.get(key) == Some(wanted)) {
+        identity(element, key)?;
+        match places.find(element).and_then(|at| original.get_mut(at)) {
             Some(Value::Object(found)) => {
                 let patch = element.as_object().cloned().unwrap_or_default();
                 *found = object::merge(std::mem::take(found), patch, ty)?;
             }
-            _ => original.push(element.clone()),
+            _ => {
+                places.add(element, original.len());
+                original.push(element.clone());
+            }
         }
     }
     Ok(original)

@@ -8,7 +8,7 @@ use super::{
     without_nulls,
 };
 use crate::patch::PatchError;
-use crate::patch::gotext::{go_text, go_type};
+use crate::patch::gotext::{go_string, go_text, go_type};
 
 /// Merges `patch` into `original`, both of type `ty` (`None` inside maps and free-form JSON).
 pub(super) fn merge(original: Object, mut patch: Object, ty: Option<Type<'_>>) -> Result<Object, PatchError> {
@@ -37,7 +37,7 @@ pub(super) fn merge(original: Object, mut patch: Object, ty: Option<Type<'_>>) -
 pub(super) fn unknown_directive(directive: &Value, patch: &Object) -> PatchError {
     PatchError::Internal(format!(
         "unknown patch type: {} in map: {}",
-        go_text(directive),
+        go_string(directive),
         go_text(&Value::Object(patch.clone()))
     ))
 }

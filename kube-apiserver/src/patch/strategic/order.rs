@@ -1,7 +1,7 @@
 //! The order of merged lists: the patch's elements in the patch's order, the server's own in theirs, and the two
 //! interleaved as far as the server's order relates them.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 
 use common::schema::Type;
 use serde_json::Value;
@@ -55,6 +55,9 @@ fn apply_order(
         for element in &merged {
             identity(element, key)?;
         }
+        if let (Some(at), false) = (order.iter().position(|listed| !listed.is_object()), merged.is_empty()) {
+            return Err(PatchError::Internal(format!("value for key {at} is not a map")));
+        }
     }
     original.insert(name.to_owned(), Value::Array(arrange(merged, order, &server_order, field.key)));
     patch.remove(name);
@@ -88,21 +91,53 @@ fn check(patch: &[Value], order: &[Value], key: Option<&str>) -> Result<(), Patc
 
 /// Arranges `merged`: elements named by `wanted` in its order, the others in that of `server`.
 pub(super) fn arrange(merged: Vec<Value>, wanted: &[Value], server: &[Value], key: Option<&str>) -> Vec<Value> {
-    let place = |list: &[Value], value: &Value| list.iter().position(|other| same(other, value, key));
-    let (mut ordered, mut others): (Vec<Value>, Vec<Value>) =
-        merged.into_iter().partition(|value| place(wanted, value).is_some());
-    ordered.sort_by_key(|value| place(wanted, value).unwrap_or(usize::MAX));
-    others.sort_by_key(|value| place(server, value).unwrap_or(usize::MAX));
+    let (wanted, server) = (Places::of(wanted, key), Places::of(server, key));
+    let placed = merged.into_iter().map(|value| (wanted.find(&value), server.find(&value), value));
+    let (mut ordered, mut others): (Vec<_>, Vec<_>) = placed.partition(|(wanted, ..)| wanted.is_some());
+    ordered.sort_by_key(|(wanted, ..)| *wanted);
+    others.sort_by_key(|(_, server, _)| server.unwrap_or(usize::MAX));
 
     let (mut ordered, mut others) = (VecDeque::from(ordered), VecDeque::from(others));
     let mut result = Vec::with_capacity(ordered.len() + others.len());
-    while let (Some(left), Some(right)) = (others.front(), ordered.front()) {
-        let before = matches!((place(server, left), place(server, right)), (Some(l), Some(r)) if l < r);
+    while let (Some((_, left, _)), Some((_, right, _))) = (others.front(), ordered.front()) {
+        let before = matches!((left, right), (Some(l), Some(r)) if l < r);
         result.extend(if before { others.pop_front() } else { ordered.pop_front() });
     }
     result.extend(ordered);
     result.extend(others);
-    result
+    result.into_iter().map(|(_, _, value)| value).collect()
+}
+
+/// Where elements of a list are, by their merge key or, without one, by themselves.
+pub(super) struct Places<'k> {
+    first: HashMap<String, usize>,
+    key: Option<&'k str>,
+}
+
+impl<'k> Places<'k> {
+    pub(super) fn of(list: &[Value], key: Option<&'k str>) -> Self {
+        let mut places = Self { first: HashMap::with_capacity(list.len()), key };
+        list.iter().enumerate().for_each(|(at, value)| places.add(value, at));
+        places
+    }
+
+    /// Notes where an element is, unless an equal one was noted before.
+    pub(super) fn add(&mut self, value: &Value, at: usize) {
+        self.first.entry(self.name(value)).or_insert(at);
+    }
+
+    /// Where the first of the elements equal to `value` is.
+    pub(super) fn find(&self, value: &Value) -> Option<usize> {
+        self.first.get(&self.name(value)).copied()
+    }
+
+    /// JSON text: what is equal has the same.
+    fn name(&self, value: &Value) -> String {
+        match self.key {
+            Some(key) => value.get(key).map(Value::to_string).unwrap_or_default(),
+            None => value.to_string(),
+        }
+    }
 }
 
 fn same(left: &Value, right: &Value, key: Option<&str>) -> bool {

@@ -142,6 +142,7 @@ pub(super) fn conditions(holder: &Value, path: &Path<'_>, errs: &mut ErrorList) 
     if conditions.len() > MOST_CONDITIONS {
         errs.too_many(&root, conditions.len(), MOST_CONDITIONS);
     }
+    let repeated = checks::repeats(conditions, |item| str_at(item, "name"));
     for (i, condition) in conditions.iter().enumerate() {
         let (path, name) = (root.index(i), str_at(condition, "name"));
         if str_at(condition, "expression").trim().is_empty() {
@@ -152,7 +153,7 @@ pub(super) fn conditions(holder: &Value, path: &Path<'_>, errs: &mut ErrorList) 
             continue;
         }
         checks::qualified(name, &path.child("name"), errs);
-        if conditions[..i].iter().any(|other| str_at(other, "name") == name) {
+        if repeated[i] {
             errs.duplicate(&path.child("name"), name);
         }
     }

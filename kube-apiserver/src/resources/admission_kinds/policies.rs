@@ -138,6 +138,7 @@ pub(super) fn validating(obj: &Value, old: Option<&Value>, errs: &mut ErrorList)
             .collect();
         errs.invalid(&root, shown, text);
     }
+    let repeated = checks::repeats(annotations, |item| str_at(item, "key"));
     for (i, annotation) in annotations.iter().enumerate() {
         let (path, key) = (root.index(i), str_at(annotation, "key"));
         match str_at(obj, "metadata.name") {
@@ -149,7 +150,7 @@ pub(super) fn validating(obj: &Value, old: Option<&Value>, errs: &mut ErrorList)
             let text = format!("must not exceed {LONGEST_ANNOTATION} bytes in length");
             errs.required(&path.child("valueExpression"), text);
         }
-        if annotations[..i].iter().any(|other| str_at(other, "key") == key) {
+        if repeated[i] {
             errs.duplicate(&path.child("key"), key);
         }
     }

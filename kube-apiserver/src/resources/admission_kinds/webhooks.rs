@@ -42,7 +42,7 @@ impl Leniency {
                 && hooks.iter().zip(now).all(|(old, new)| same_at(new, old, "matchConditions")),
             side_effects: hooks.iter().any(|hook| !QUIET.contains(&str_at(hook, "sideEffects"))),
             review_versions: hooks.iter().any(unknown_review),
-            repeated_names: (1..hooks.len()).any(|i| hooks[..i].iter().any(|other| name(other) == name(&hooks[i]))),
+            repeated_names: checks::repeats(hooks, name).contains(&true),
             selector_values: hooks.iter().any(bad_selector),
         }
     }
@@ -52,13 +52,13 @@ pub(super) fn validate(obj: &Value, old: Option<&Value>, errs: &mut ErrorList) {
     let lenient = old.map(|old| Leniency::of(obj, old)).unwrap_or_default();
     let root = Path::root("webhooks");
     let webhooks = list_at(obj, "webhooks");
+    let repeated = checks::repeats(webhooks, |item| str_at(item, "name"));
     for (i, webhook) in webhooks.iter().enumerate() {
         let path = root.index(i);
         self::webhook(webhook, &lenient, &path, errs);
         review_versions(webhook, lenient.review_versions, &path.child("admissionReviewVersions"), errs);
         let name = str_at(webhook, "name");
-        let repeated = || webhooks[..i].iter().any(|other| str_at(other, "name") == name);
-        if !lenient.repeated_names && !name.is_empty() && repeated() {
+        if !lenient.repeated_names && !name.is_empty() && repeated[i] {
             errs.duplicate(&path.child("name"), name);
         }
     }

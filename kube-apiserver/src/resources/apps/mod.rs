@@ -229,5 +229,8 @@ fn replication_controller(obj: &mut Value) {
     if let Some(labels) = labels {
         set_if_zero(spec, "selector", labels);
     }
-    defaults::template(spec, "template");
+    // The one owner that may have no template.
+    if is_set(spec, "template") {
+        defaults::template(spec, "template");
+    }
 }

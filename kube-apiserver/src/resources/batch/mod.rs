@@ -120,7 +120,7 @@ fn cron_defaults(obj: &mut Value) {
     set_default(spec, "suspend", false);
     set_default(spec, "successfulJobsHistoryLimit", 3);
     set_default(spec, "failedJobsHistoryLimit", 1);
-    if let Some(job) = existing(spec, "jobTemplate").and_then(|template| member(template, "spec")) {
+    if let Some(job) = member(spec, "jobTemplate").and_then(|template| member(template, "spec")) {
         pod_parts(job);
     }
 }

@@ -121,6 +121,7 @@ fn declared_features(obj: &Value, errs: &mut ErrorList) {
 fn taints(obj: &Value, errs: &mut ErrorList) {
     let path = Path::root("metadata.taints");
     let taints = list_at(obj, "spec.taints");
+    let repeated = checks::repeats(taints, |taint| (taint.get("key"), taint.get("effect")));
     for (i, taint) in taints.iter().enumerate() {
         let path = path.index(i);
         checks::qualified(str_at(taint, "key"), &path.child("key"), errs);
@@ -135,8 +136,7 @@ fn taints(obj: &Value, errs: &mut ErrorList) {
             &path.child("effect"),
             errs,
         );
-        let same = |other: &&Value| other.get("key") == taint.get("key") && other.get("effect") == taint.get("effect");
-        if taints[..i].iter().any(|other| same(&other)) {
+        if repeated[i] {
             let members = [("Key", "key"), ("Value", "value"), ("Effect", "effect")];
             let mut shown = checks::internal(taint, &members, &"".into());
             shown.push(("TimeAdded", checks::shown(taint, "timeAdded")));
@@ -154,8 +154,9 @@ fn validate_update(new: &Value, old: &Value, sub: Option<&str>, errs: &mut Error
     }
     let path = Path::root("status.addresses");
     let addresses = list_at(new, "status.addresses");
+    let repeated = checks::repeats(addresses, |address| address);
     for (i, address) in addresses.iter().enumerate() {
-        if addresses[..i].contains(address) {
+        if repeated[i] {
             let shown = checks::internal(address, &[("Type", "type"), ("Address", "address")], &"".into());
             errs.of_struct(ErrorKind::Duplicate, &path.index(i), &shown, "");
         }

@@ -210,13 +210,14 @@ fn limit_range_defaults(obj: &mut Value) {
 fn limit_range(obj: &Value, errs: &mut ErrorList) {
     let root = Path::root("spec.limits");
     let limits = list_at(obj, "spec.limits");
+    let repeated = checks::repeats(limits, |item| str_at(item, "type"));
     for (i, limit) in limits.iter().enumerate() {
         let path = root.index(i);
         let kind = str_at(limit, "type");
         for complaint in names::label_key(kind) {
             errs.invalid(&path.child("type"), kind, complaint);
         }
-        if limits[..i].iter().any(|other| str_at(other, "type") == kind) {
+        if repeated[i] {
             errs.duplicate(&path.child("type"), kind);
         }
         if kind == "Pod" {

@@ -1,5 +1,7 @@
 //! Validation of containers of all three sorts.
 
+use std::collections::HashSet;
+
 use serde_json::Value;
 
 use super::{
@@ -21,11 +23,12 @@ pub(crate) fn regular(scope: &Scope<'_>, path: &Path<'_>, errs: &mut ErrorList) 
         errs.required(path, "");
         return;
     }
+    let repeated = checks::repeats(containers, |item| str_at(item, "name"));
     for (i, container) in containers.iter().enumerate() {
         let path = path.index(i);
         common(scope, container, &path, errs);
         let name = str_at(container, "name");
-        if containers[..i].iter().any(|other| str_at(other, "name") == name) {
+        if repeated[i] {
             errs.duplicate(&path.child("name"), name);
         }
         probes::lifecycle_and_probes(scope.spec, container, &path, errs);
@@ -37,14 +40,15 @@ pub(crate) fn regular(scope: &Scope<'_>, path: &Path<'_>, errs: &mut ErrorList) 
 /// The containers that run before, one by one; sidecars (`restartPolicy: Always`) keep running.
 pub(crate) fn init(scope: &Scope<'_>, root: &Path<'_>, errs: &mut ErrorList) {
     let all = list_at(scope.spec, "initContainers");
-    let regular = list_at(scope.spec, "containers");
+    let regular = checks::texts_of(list_at(scope.spec, "containers"), "name");
+    let repeated = checks::repeats(all, |item| str_at(item, "name"));
     for (i, container) in all.iter().enumerate() {
         let path = root.index(i);
         common(scope, container, &path, errs);
         let sidecar = str_at(container, "restartPolicy") == "Always";
         restart_rules(container, &path, errs);
         let name = str_at(container, "name");
-        if !name.is_empty() && regular.iter().chain(&all[..i]).any(|other| str_at(other, "name") == name) {
+        if !name.is_empty() && (regular.contains(name) || repeated[i]) {
             errs.duplicate(&path.child("name"), name);
         }
         host_port_conflicts(std::slice::from_ref(container), i, root, errs);
@@ -86,17 +90,19 @@ pub(crate) fn ephemeral(scope: &Scope<'_>, root: &Path<'_>, errs: &mut ErrorList
         "restartPolicyRules",
     ];
     let all = list_at(scope.spec, "ephemeralContainers");
-    let others = || list_at(scope.spec, "containers").iter().chain(list_at(scope.spec, "initContainers"));
+    let others = list_at(scope.spec, "containers").iter().chain(list_at(scope.spec, "initContainers"));
+    let others = checks::texts_of(others, "name");
+    let repeated = checks::repeats(all, |item| str_at(item, "name"));
     for (i, container) in all.iter().enumerate() {
         let path = root.index(i);
         common(scope, container, &path, errs);
         image_whitespace(container, &path, errs);
         let name = str_at(container, "name");
-        if others().chain(&all[..i]).any(|other| str_at(other, "name") == name) {
+        if others.contains(name) || repeated[i] {
             errs.duplicate(&path.child("name"), name);
         }
         let target = str_at(container, "targetContainerName");
-        if !target.is_empty() && !others().any(|other| str_at(other, "name") == target) {
+        if !target.is_empty() && !others.contains(target) {
             errs.not_found(&path.child("targetContainerName"), target);
         }
         let detail = "cannot be set for an Ephemeral Container";
@@ -158,12 +164,13 @@ fn common(scope: &Scope<'_>, container: &Value, path: &Path<'_>, errs: &mut Erro
 
 fn ports(container: &Value, root: &Path<'_>, errs: &mut ErrorList) {
     let ports = list_at(container, "ports");
+    let repeated = checks::repeats(ports, |item| str_at(item, "name"));
     for (i, port) in ports.iter().enumerate() {
         let path = root.index(i);
         let name = str_at(port, "name");
         if !name.is_empty() {
             let texts = names::port_name(name);
-            if texts.is_empty() && ports[..i].iter().any(|other| str_at(other, "name") == name) {
+            if texts.is_empty() && repeated[i] {
                 errs.duplicate(&path.child("name"), name);
             }
             texts.into_iter().for_each(|text| errs.invalid(&path.child("name"), name, text));
@@ -181,7 +188,7 @@ fn ports(container: &Value, root: &Path<'_>, errs: &mut ErrorList) {
 
 /// Two containers that run together cannot have the same host port. `first` is the index of the first of `containers`.
 fn host_port_conflicts(containers: &[Value], first: usize, root: &Path<'_>, errs: &mut ErrorList) {
-    let mut seen: Vec<String> = Vec::new();
+    let mut seen: HashSet<String> = HashSet::new();
     for (i, container) in containers.iter().enumerate() {
         for (j, port) in list_at(container, "ports").iter().enumerate() {
             let Some(number) = int_at(port, "hostPort").filter(|number| *number != 0) else { continue };
@@ -189,7 +196,7 @@ fn host_port_conflicts(containers: &[Value], first: usize, root: &Path<'_>, errs
             if seen.contains(&key) {
                 errs.duplicate(&root.index(first + i).child("ports").index(j).child("hostPort"), key);
             } else {
-                seen.push(key);
+                seen.insert(key);
             }
         }
     }
@@ -198,6 +205,8 @@ fn host_port_conflicts(containers: &[Value], first: usize, root: &Path<'_>, errs
 fn mounts(scope: &Scope<'_>, container: &Value, root: &Path<'_>, errs: &mut ErrorList) {
     let mounts = list_at(container, "volumeMounts");
     let devices = list_at(container, "volumeDevices");
+    let (names, paths) = (checks::texts_of(devices, "name"), checks::texts_of(devices, "devicePath"));
+    let repeated = checks::repeats(mounts, |item| str_at(item, "mountPath"));
     for (i, mount) in mounts.iter().enumerate() {
         let path = root.index(i);
         let (name, target) = (str_at(mount, "name"), str_at(mount, "mountPath"));
@@ -210,13 +219,13 @@ fn mounts(scope: &Scope<'_>, container: &Value, root: &Path<'_>, errs: &mut Erro
         if target.is_empty() {
             errs.required(&path.child("mountPath"), "");
         }
-        if mounts[..i].iter().any(|other| str_at(other, "mountPath") == target) {
+        if repeated[i] {
             errs.invalid(&path.child("mountPath"), target, "must be unique");
         }
-        if devices.iter().any(|device| str_at(device, "name") == name) {
+        if names.contains(name) {
             errs.invalid(&path.child("name"), name, "must not already exist in volumeDevices");
         }
-        if devices.iter().any(|device| str_at(device, "devicePath") == target) {
+        if paths.contains(target) {
             errs.invalid(&path.child("mountPath"), target, "must not already exist as a path in volumeDevices");
         }
         let (sub, expr) = (str_at(mount, "subPath"), str_at(mount, "subPathExpr"));
@@ -261,14 +270,16 @@ fn propagation(container: &Value, mount: &Value, root: &Path<'_>, errs: &mut Err
 fn devices(scope: &Scope<'_>, container: &Value, root: &Path<'_>, errs: &mut ErrorList) {
     let devices = list_at(container, "volumeDevices");
     let mounts = list_at(container, "volumeMounts");
+    let (names, paths) = (checks::texts_of(mounts, "name"), checks::texts_of(mounts, "mountPath"));
+    let repeated_names = checks::repeats(devices, |item| str_at(item, "name"));
+    let repeated_paths = checks::repeats(devices, |item| str_at(item, "devicePath"));
     for (i, device) in devices.iter().enumerate() {
         let path = root.index(i);
         let (name, target) = (str_at(device, "name"), str_at(device, "devicePath"));
         if name.is_empty() {
             errs.required(&path.child("name"), "");
         }
-        let before = &devices[..i];
-        if before.iter().any(|other| str_at(other, "name") == name) {
+        if repeated_names[i] {
             errs.invalid(&path.child("name"), name, "must be unique");
         }
         match scope.volume(name) {
@@ -283,14 +294,14 @@ fn devices(scope: &Scope<'_>, container: &Value, root: &Path<'_>, errs: &mut Err
         if target.is_empty() {
             errs.required(&path.child("devicePath"), "");
         }
-        if before.iter().any(|other| str_at(other, "devicePath") == target) {
+        if repeated_paths[i] {
             errs.invalid(&path.child("devicePath"), target, "must be unique");
         }
         no_backsteps(target, &path.child("devicePath"), errs);
-        if mounts.iter().any(|mount| str_at(mount, "name") == name) {
+        if names.contains(name) {
             errs.invalid(&path.child("name"), name, "must not already exist in volumeMounts");
         }
-        if mounts.iter().any(|mount| str_at(mount, "mountPath") == target) {
+        if paths.contains(target) {
             errs.invalid(&path.child("devicePath"), target, "must not already exist as a path in volumeMounts");
         }
     }
@@ -375,6 +386,9 @@ pub(crate) fn resource_amount(name: &str, text: &str, pod_level: bool, path: &Pa
 
 fn claims(scope: &Scope<'_>, resources: &Value, root: &Path<'_>, errs: &mut ErrorList) {
     let claims = list_at(resources, "claims");
+    let known: Vec<&str> = list_at(scope.spec, "resourceClaims").iter().map(|c| str_at(c, "name")).collect();
+    let names: HashSet<&str> = known.iter().copied().collect();
+    let repeated = checks::repeats(claims, |claim| claim);
     for (i, claim) in claims.iter().enumerate() {
         let path = root.index(i);
         let name = str_at(claim, "name");
@@ -382,11 +396,10 @@ fn claims(scope: &Scope<'_>, resources: &Value, root: &Path<'_>, errs: &mut Erro
             errs.required(&path, "");
             continue;
         }
-        if claims[..i].contains(claim) {
+        if repeated[i] {
             errs.duplicate(&path, name);
         }
-        let known: Vec<&str> = list_at(scope.spec, "resourceClaims").iter().map(|c| str_at(c, "name")).collect();
-        if !known.contains(&name) {
+        if !names.contains(name) {
             errs.not_found(&path, name);
             if let Some(last) = errs.0.last_mut() {
                 last.detail = match known.is_empty() {
@@ -400,9 +413,10 @@ fn claims(scope: &Scope<'_>, resources: &Value, root: &Path<'_>, errs: &mut Erro
 
 fn resize_policy(scope: &Scope<'_>, container: &Value, path: &Path<'_>, errs: &mut ErrorList) {
     let policies = list_at(container, "resizePolicy");
+    let repeated = checks::repeats(policies, |item| str_at(item, "resourceName"));
     for (i, policy) in policies.iter().enumerate() {
         let (resource, restart) = (str_at(policy, "resourceName"), str_at(policy, "restartPolicy"));
-        if policies[..i].iter().any(|other| str_at(other, "resourceName") == resource) {
+        if repeated[i] {
             errs.duplicate(&path.index(i), resource);
         }
         checks::one_of(resource, &["cpu", "memory"], path, errs);

@@ -38,7 +38,7 @@ pub(crate) fn pod(obj: &mut Value) {
 
 /// Defaults of a `PodTemplateSpec` member of `owner`.
 pub(crate) fn template(owner: &mut Value, name: &str) {
-    if let Some(template) = existing(owner, name)
+    if let Some(template) = member(owner, name)
         && let Some(spec) = member(template, "spec")
     {
         pod_spec(spec);

@@ -1,5 +1,7 @@
 //! Validation of what steers a pod to nodes: affinity, tolerations, spreading.
 
+use std::collections::HashMap;
+
 use serde_json::Value;
 
 use crate::resources::{
@@ -209,6 +211,8 @@ pub(crate) fn tolerations(tolerations: &[Value], root: &Path<'_>, errs: &mut Err
 /// `topologySpreadConstraints` of a spec.
 pub(crate) fn spread(spec: &Value, root: &Path<'_>, errs: &mut ErrorList) {
     let constraints = list_at(spec, "topologySpreadConstraints");
+    let pair = |constraint: &'_ Value| ["topologyKey", "whenUnsatisfiable"].map(|f| str_at(constraint, f).to_owned());
+    let last: HashMap<_, _> = constraints.iter().enumerate().map(|(i, constraint)| (pair(constraint), i)).collect();
     for (i, constraint) in constraints.iter().enumerate() {
         let path = root.index(i);
         let positive = "must be greater than zero";
@@ -223,8 +227,7 @@ pub(crate) fn spread(spec: &Value, root: &Path<'_>, errs: &mut ErrorList) {
         if !matches!(action, "DoNotSchedule" | "ScheduleAnyway") {
             errs.not_supported(&path.child("whenUnsatisfiable"), action, &["DoNotSchedule", "ScheduleAnyway"]);
         }
-        let same = |other: &Value| str_at(other, "topologyKey") == key && str_at(other, "whenUnsatisfiable") == action;
-        if constraints[i + 1..].iter().any(same) {
+        if last.get(&pair(constraint)).is_some_and(|last| *last > i) {
             errs.duplicate(&path.child("{topologyKey, whenUnsatisfiable}"), format!("{{{key}, {action}}}"));
         }
         if let Some(domains) = int_at(constraint, "minDomains") {

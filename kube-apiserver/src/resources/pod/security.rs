@@ -4,6 +4,7 @@ use serde_json::Value;
 
 use super::validate::{Scope, descending_path};
 use crate::resources::{
+    checks,
     field::{ErrorList, Path},
     value::{at, bool_at, int_at, list_at, str_at},
 };
@@ -54,6 +55,7 @@ pub(crate) fn pod(spec: &Value, path: &Path<'_>, errs: &mut ErrorList) {
 
 fn sysctls(spec: &Value, context: &Value, root: &Path<'_>, errs: &mut ErrorList) {
     let sysctls = list_at(context, "sysctls");
+    let repeated = checks::repeats(sysctls, |item| str_at(item, "name"));
     for (i, sysctl) in sysctls.iter().enumerate() {
         let path = root.index(i);
         let name = str_at(sysctl, "name");
@@ -65,7 +67,7 @@ fn sysctls(spec: &Value, context: &Value, root: &Path<'_>, errs: &mut ErrorList)
                 name,
                 "must have at most 253 characters and match regex ^([a-z0-9]([-_a-z0-9]*[a-z0-9])?[\\./])*[a-z0-9]([-_a-z0-9]*[a-z0-9])?$",
             );
-        } else if sysctls[..i].iter().any(|other| str_at(other, "name") == name) {
+        } else if repeated[i] {
             errs.duplicate(&path.child("name"), name);
         }
         let name = name.replace('/', ".");

@@ -7,12 +7,12 @@ use common::meta::ip::sloppy_ip;
 use crate::resources::{
     checks,
     field::{ErrorList, Path},
-    value::{at, each, existing, int_at, is_set, list_at, same_at, set, str_at, strings_at},
+    value::{at, each, int_at, is_set, list_at, member, same_at, set, str_at, strings_at},
 };
 
 /// Keeps what a status update may not lose: the QoS class and observed generations.
 pub(crate) fn prepare(new: &mut Value, old: &Value) {
-    let Some(status) = existing(new, "status") else { return };
+    let Some(status) = member(new, "status") else { return };
     if str_at(status, "qosClass").is_empty() && is_set(old, "status.qosClass") {
         set(status, "qosClass", str_at(old, "status.qosClass"));
     }
@@ -135,12 +135,13 @@ fn should_restart(container: &Value, pod: &Value, code: i64) -> bool {
 /// The claims that were made for the pod.
 fn claims(pod: &Value, root: &Path<'_>, errs: &mut ErrorList) {
     let statuses = list_at(pod, "status.resourceClaimStatuses");
+    let repeated = checks::repeats(statuses, |item| str_at(item, "name"));
     for (i, status) in statuses.iter().enumerate() {
         let (path, name) = (root.index(i), str_at(status, "name"));
         if !list_at(pod, "spec.resourceClaims").iter().any(|claim| str_at(claim, "name") == name) {
             errs.invalid(&path.child("name"), name, "must match the name of an entry in `spec.resourceClaims`");
         }
-        if statuses[..i].iter().any(|other| str_at(other, "name") == name) {
+        if repeated[i] {
             errs.duplicate(&path.child("name"), name);
         }
         if let Some(claim) = at(status, "resourceClaimName").and_then(Value::as_str) {

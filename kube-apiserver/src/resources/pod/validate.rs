@@ -1,5 +1,7 @@
 //! Validation of new pods and of every `PodSpec`, in upstream's order.
 
+use std::collections::HashMap;
+
 use serde_json::Value;
 
 use super::{containers, network, scheduling, security, volumes, whole};
@@ -17,19 +19,17 @@ pub(crate) struct Scope<'a> {
     /// The pod's name, when it is a pod and not a template.
     pub pod_name: Option<&'a str>,
     /// Names of volumes that are well formed.
-    pub volumes: Vec<&'a str>,
+    pub volumes: HashMap<&'a str, &'a Value>,
 }
 
 impl<'a> Scope<'a> {
     pub(crate) fn new(spec: &'a Value, pod_name: Option<&'a str>) -> Scope<'a> {
-        Scope { spec, pod_name, volumes: Vec::new() }
+        Scope { spec, pod_name, volumes: HashMap::new() }
     }
 
     /// The volume of that name.
     pub(crate) fn volume(&self, name: &str) -> Option<&'a Value> {
-        self.volumes
-            .contains(&name)
-            .then(|| list_at(self.spec, "volumes").iter().find(|v| str_at(v, "name") == name))?
+        self.volumes.get(name).copied()
     }
 
     /// True for pods, false for templates.
@@ -147,10 +147,11 @@ fn gates(spec: &Value, path: &Path<'_>, errs: &mut ErrorList) {
     }
     let scheduling = path.child("schedulingGates");
     let gates = list_at(spec, "schedulingGates");
+    let repeated = checks::repeats(gates, |item| str_at(item, "name"));
     for (i, gate) in gates.iter().enumerate() {
         let name = str_at(gate, "name");
         checks::qualified(name, &scheduling.index(i), errs);
-        if gates[..i].iter().any(|other| str_at(other, "name") == name) {
+        if repeated[i] {
             errs.duplicate(&scheduling.index(i), name);
         }
     }
@@ -171,11 +172,12 @@ fn references(spec: &Value, path: &Path<'_>, errs: &mut ErrorList) {
 
 fn resource_claims(spec: &Value, root: &Path<'_>, errs: &mut ErrorList) {
     let claims = list_at(spec, "resourceClaims");
+    let repeated = checks::repeats(claims, |item| str_at(item, "name"));
     for (i, claim) in claims.iter().enumerate() {
         let path = root.index(i);
         match str_at(claim, "name") {
             "" => errs.required(&path.child("name"), ""),
-            name if claims[..i].iter().any(|other| str_at(other, "name") == name) => {
+            name if repeated[i] => {
                 errs.duplicate(&path.child("name"), name);
             }
             name => checks::label(name, &path.child("name"), errs),

@@ -1,5 +1,7 @@
 //! Validation of a pod's volumes.
 
+use std::collections::{HashMap, HashSet};
+
 use serde_json::Value;
 
 use super::{
@@ -15,9 +17,9 @@ use crate::resources::{
 };
 
 /// All volumes; returns the names of those that containers may mount.
-pub(crate) fn validate<'a>(scope: &Scope<'a>, root: &Path<'_>, errs: &mut ErrorList) -> Vec<&'a str> {
+pub(crate) fn validate<'a>(scope: &Scope<'a>, root: &Path<'_>, errs: &mut ErrorList) -> HashMap<&'a str, &'a Value> {
     let volumes = list_at(scope.spec, "volumes");
-    let mut good: Vec<&str> = Vec::with_capacity(volumes.len());
+    let mut good: HashMap<&str, &Value> = HashMap::with_capacity(volumes.len());
     for (i, volume) in volumes.iter().enumerate() {
         let path = root.index(i);
         let before = errs.0.len();
@@ -28,11 +30,11 @@ pub(crate) fn validate<'a>(scope: &Scope<'a>, root: &Path<'_>, errs: &mut ErrorL
         } else {
             checks::label(name, &path.child("name"), errs);
         }
-        if good.contains(&name) {
+        if good.contains_key(name) {
             errs.duplicate(&path.child("name"), name);
         }
         if errs.0.len() == before {
-            good.push(name);
+            good.insert(name, volume);
         }
         let claim = str_at(volume, "persistentVolumeClaim.claimName");
         let created = |other: &Value| {
@@ -147,7 +149,7 @@ fn downward_file(file: &Value, path: &Path<'_>, errs: &mut ErrorList) {
 fn projected(source: &Value, path: &Path<'_>, errs: &mut ErrorList) {
     mode(source, "defaultMode", path, errs);
     let root = path.child("sources");
-    let mut taken: Vec<String> = Vec::new();
+    let mut taken = HashSet::new();
     for (i, projection) in list_at(source, "sources").iter().enumerate() {
         let source_path = root.index(i);
         let mut kinds = 0;
@@ -182,12 +184,12 @@ fn projected(source: &Value, path: &Path<'_>, errs: &mut ErrorList) {
     }
 }
 
-fn claim_files(files: Vec<String>, shown: &str, taken: &mut Vec<String>, path: &Path<'_>, errs: &mut ErrorList) {
+fn claim_files(files: Vec<String>, shown: &str, taken: &mut HashSet<String>, path: &Path<'_>, errs: &mut ErrorList) {
     for file in files.into_iter().filter(|file| !file.is_empty()) {
         if taken.contains(&file) {
             errs.invalid(path, shown, "conflicting duplicate paths");
         } else {
-            taken.push(file);
+            taken.insert(file);
         }
     }
 }

@@ -6,6 +6,7 @@ use common::meta::ip::ip_warning;
 use serde_json::Value;
 
 use crate::resources::{
+    checks,
     field::{Path, go_quote},
     quantity::Quantity,
     value::{at, int_at, list_at, same_at, str_at, strings_at},
@@ -134,10 +135,11 @@ fn volumes(spec: &Value, path: &Path<'_>, out: &mut Vec<String>) {
 fn references(spec: &Value, path: &Path<'_>, out: &mut Vec<String>) {
     for (list, field) in [("hostAliases", "ip"), ("imagePullSecrets", "name")] {
         let (items, root) = (list_at(spec, list), path.child(list));
+        let repeated = checks::repeats(items, |item| str_at(item, field));
         for (i, item) in items.iter().enumerate() {
             let value = str_at(item, field);
             let item_path = root.index(i);
-            if items[..i].iter().any(|other| str_at(other, field) == value) {
+            if repeated[i] {
                 out.push(format!("{}: duplicate {field} {}", item_path.child(field), go_quote(value)));
             }
             if list == "imagePullSecrets" && value.is_empty() {
@@ -161,11 +163,12 @@ fn fractions(amounts: Option<&Value>, path: &Path<'_>, out: &mut Vec<String>) {
 /// Variables that are defined again without building on the first definition.
 fn variables(container: &Value, path: &Path<'_>, out: &mut Vec<String>) {
     let (list, root) = (list_at(container, "env"), path.child("env"));
+    let repeated = checks::repeats(list, |item| str_at(item, "name"));
     for (i, variable) in list.iter().enumerate() {
         let (name, value) = (str_at(variable, "name"), str_at(variable, "value"));
         let reference = format!("$({name})");
         let builds_on = at(variable, "valueFrom").is_none() && value != reference && value.contains(&reference);
-        if list[..i].iter().any(|other| str_at(other, "name") == name) && !builds_on {
+        if repeated[i] && !builds_on {
             let path = root.index(i);
             out.push(format!(
                 "{path}: hides previous definition of {}, which may be dropped when using apply",

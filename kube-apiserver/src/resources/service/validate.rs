@@ -37,8 +37,9 @@ pub(super) fn service(obj: &Value, old: Option<&Value>, errs: &mut ErrorList) {
     if kind == "ExternalName" {
         external_name(obj, errs);
     }
+    let repeated = checks::repeats(ports, |port| str_at(port, "name"));
     for (i, port) in ports.iter().enumerate() {
-        service_port(port, i, ports, errs);
+        service_port(port, i, (ports, repeated[i]), errs);
     }
     metadata::labels(strings_at(obj, "spec.selector"), &SPEC.child("selector"), errs);
     session_affinity(obj, errs);
@@ -68,7 +69,7 @@ fn external_name(obj: &Value, errs: &mut ErrorList) {
     }
 }
 
-fn service_port(port: &Value, i: usize, all: &[Value], errs: &mut ErrorList) {
+fn service_port(port: &Value, i: usize, (all, repeated): (&[Value], bool), errs: &mut ErrorList) {
     let ports = SPEC.child("ports");
     let path = ports.index(i);
     match str_at(port, "name") {
@@ -76,7 +77,7 @@ fn service_port(port: &Value, i: usize, all: &[Value], errs: &mut ErrorList) {
         "" => {}
         name => {
             checks::label(name, &path.child("name"), errs);
-            if all[..i].iter().any(|other| str_at(other, "name") == name) {
+            if repeated {
                 errs.duplicate(&path.child("name"), name);
             }
         }
@@ -144,15 +145,17 @@ fn port_conflicts(obj: &Value, kind: &str, errs: &mut ErrorList) {
         }
     }
     let protocol = |port: &Value| str_at(port, "protocol").to_string();
+    let repeated_nodes = checks::repeats(ports, |port| (node_port(port), str_at(port, "protocol")));
+    let repeated = checks::repeats(ports, |port| (int_at(port, "port").unwrap_or_default(), str_at(port, "protocol")));
     for (i, port) in ports.iter().enumerate() {
         let node = node_port(port);
-        if node != 0 && ports[..i].iter().any(|o| node_port(o) == node && protocol(o) == protocol(port)) {
+        if node != 0 && repeated_nodes[i] {
             errs.duplicate(&root.index(i).child("nodePort"), node);
         }
     }
     for (i, port) in ports.iter().enumerate() {
         let number = int_at(port, "port").unwrap_or_default();
-        if ports[..i].iter().any(|o| int_at(o, "port") == Some(number) && protocol(o) == protocol(port)) {
+        if repeated[i] {
             let shown = [
                 ("Name", "".into()),
                 ("Protocol", protocol(port).into()),

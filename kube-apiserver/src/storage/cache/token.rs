@@ -1,13 +1,26 @@
 //! Continue tokens: upstream's base64 of `{"v":"meta.k8s.io/v1","rv":N,"start":"key after the prefix"}`.
 
-use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use base64::{
+    DecodeError, Engine as _,
+    alphabet::URL_SAFE,
+    engine::{
+        GeneralPurpose, GeneralPurposeConfig,
+        general_purpose::{NO_PAD, URL_SAFE_NO_PAD},
+    },
+};
+use common::schema;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::{super::Revision, CacheError};
 
 const VERSION: &str = "meta.k8s.io/v1";
 
-#[derive(Deserialize, Serialize)]
+/// As Go's, which does not look at the last character's spare bits.
+const TOKENS: GeneralPurpose =
+    GeneralPurpose::new(&URL_SAFE, GeneralPurposeConfig::with_decode_allow_trailing_bits(NO_PAD, true));
+
+#[derive(Deserialize, Serialize, Default)]
 struct Token {
     #[serde(default)]
     v: String,
@@ -34,11 +47,35 @@ pub(super) fn encode(start: &str, prefix: &str, revision: Option<Revision>) -> O
     Some(URL_SAFE_NO_PAD.encode(json))
 }
 
+fn parse(json: &[u8]) -> Result<Token, String> {
+    schema::check_syntax(json)?;
+    let token: Value = serde_json::from_slice(json).map_err(|error| error.to_string())?;
+    let go_type = match token {
+        Value::Null => return Ok(Token::default()),
+        Value::Object(_) => return serde_json::from_value(token).map_err(|error| error.to_string()),
+        Value::Array(_) => "array",
+        Value::String(_) => "string",
+        Value::Bool(_) => "bool",
+        Value::Number(_) => "number",
+    };
+    Err(format!("json: cannot unmarshal {go_type} into Go value of type storage.continueToken"))
+}
+
+fn go_base64_error(error: &DecodeError) -> String {
+    let at = match error {
+        DecodeError::InvalidByte(at, _) | DecodeError::InvalidLastSymbol(at, _) => *at,
+        // A single character is left over.
+        DecodeError::InvalidLength(length) => length.saturating_sub(1),
+        DecodeError::InvalidPadding => 0,
+    };
+    format!("illegal base64 data at input byte {at}")
+}
+
 pub(super) fn decode(token: &str, prefix: &str) -> Result<Continue, CacheError> {
     let invalid = |reason: String| CacheError::BadRequest(format!("invalid continue token: {reason}"));
     let generic = |reason: String| invalid(format!("continue key is not valid: {reason}"));
-    let json = URL_SAFE_NO_PAD.decode(token).map_err(|error| generic(error.to_string()))?;
-    let token: Token = serde_json::from_slice(&json).map_err(|error| generic(error.to_string()))?;
+    let json = TOKENS.decode(token).map_err(|error| generic(go_base64_error(&error)))?;
+    let token = parse(&json).map_err(generic)?;
     if token.v != VERSION {
         let reason = format!("continue key is not valid: server does not recognize this encoded version {}", token.v);
         return Err(invalid(reason));
@@ -94,6 +131,15 @@ mod tests {
             let error = decode(&URL_SAFE_NO_PAD.encode(json), "/registry/pods/").unwrap_err();
             assert!(error.to_string().contains(message), "{error}");
         }
-        assert!(decode("*", "/p/").is_err());
+        for (token, message) in [
+            ("x", "continue key is not valid: illegal base64 data at input byte 0"),
+            ("ab%", "illegal base64 data at input byte 2"),
+            ("W10", "json: cannot unmarshal array into Go value of type storage.continueToken"),
+            ("bnVsbA", "server does not recognize this encoded version "),
+            ("zzzz", "invalid character 'Ï' looking for beginning of value"),
+        ] {
+            let error = decode(token, "/p/").unwrap_err().to_string();
+            assert!(error.ends_with(message), "{error}");
+        }
     }
 }
