@@ -144,8 +144,8 @@ async fn patches_that_do_not_fit_store_nothing() {
         (
             "application/strategic-merge-patch+json",
             r#"{"metadata":{"uid":"other"}}"#,
-            409,
-            "Operation cannot be fulfilled on deployments.apps \"d\": Precondition failed: UID in precondition: other, UID in object meta: ",
+            422,
+            "Deployment.apps \"d\" is invalid: metadata.uid: Invalid value: \"other\": field is immutable",
         ),
         (
             "application/merge-patch+json",
