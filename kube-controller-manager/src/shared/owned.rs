@@ -82,14 +82,15 @@ impl<K: Owner> Owners<K> {
         self.resolve(meta.namespace.as_deref().unwrap_or(""), controller_of(meta)?)
     }
 
-    fn enqueue_owner(&self, meta: &ObjectMeta) {
+    /// Puts the owner of an object on the queue.
+    pub(crate) fn enqueue_owner(&self, meta: &ObjectMeta) {
         if let Some(owner) = self.owner_of(meta) {
             self.queue.add(object_key(&*owner));
         }
     }
 
-    /// Those that might adopt this orphan.
-    fn enqueue_selecting(&self, meta: &ObjectMeta) {
+    /// Puts those on the queue that might adopt this orphan.
+    pub(crate) fn enqueue_selecting(&self, meta: &ObjectMeta) {
         for owner in self.cache.list_namespace(meta.namespace.as_deref().unwrap_or("")) {
             if owner.selector().is_ok_and(|s| !s.selects_all() && selector::selects(&s, meta)) {
                 self.queue.add(object_key(&*owner));

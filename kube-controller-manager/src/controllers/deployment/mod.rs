@@ -9,19 +9,28 @@ mod write;
 use std::sync::Arc;
 use std::time::Duration;
 
-use common::informer::{Event, Informer, WorkQueue, object_key, run_workers, split_key};
+use common::informer::{Event, Informer, object_key, run_workers, split_key};
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::api::core::v1::Pod;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
-use kube::{Api, Client};
+use kube::Client;
+use kube::core::Selector;
 
 use self::facts::DeploymentExt;
 use crate::context::{Context, Task};
 use crate::events::Events;
 use crate::shared::meta::MetaExt;
-use crate::shared::owned::{BY_CONTROLLER, index_by_controller};
-use crate::shared::owner::{Claim, adopt_patch, claim, controller_of, controller_ref, release_patch};
+use crate::shared::owned::{self, BY_CONTROLLER, Owner, Owners, index_by_controller};
+use crate::shared::owner::controller_of;
 use crate::shared::{apierr, selector};
+
+impl Owner for Deployment {
+    const KIND: &'static str = "Deployment";
+    const API_VERSION: &'static str = "apps/v1";
+
+    fn selector(&self) -> Result<Selector, String> {
+        selector::compile(&self.spec.as_ref().ok_or("no spec")?.selector)
+    }
+}
 
 /// Sets up the controller.
 pub(crate) fn start(ctx: &Context) -> anyhow::Result<Task> {
@@ -31,20 +40,20 @@ pub(crate) fn start(ctx: &Context) -> anyhow::Result<Task> {
     let controller = Arc::new(Controller {
         events: ctx.events(&client, "deployment-controller"),
         client,
-        deployments: ctx.factory.informer(),
+        owners: Owners::new(ctx.factory.informer(), "deployment"),
         sets: ctx.factory.informer(),
         pods: pods.clone(),
-        queue: WorkQueue::new("deployment"),
     });
+    index_by_controller(&controller.sets);
     let c = controller.clone();
-    controller.deployments.on_event(move |event: &Event<Deployment>| c.queue.add(object_key(&**event.object())));
+    controller.owners.cache.on_event(move |event| c.owners.on_owner(event));
     let c = controller.clone();
     controller.sets.on_event(move |event| c.on_set(event));
     let c = controller.clone();
     pods.on_event(move |event| c.on_pod(event));
     let (shutdown, workers) = (ctx.shutdown.clone(), ctx.options.concurrent_deployment_syncs);
     Ok(Box::pin(async move {
-        let queue = controller.queue.clone();
+        let queue = controller.owners.queue.clone();
         run_workers("deployment", queue, workers, shutdown, move |key: String| {
             let controller = controller.clone();
             async move {
@@ -62,10 +71,9 @@ pub(crate) fn start(ctx: &Context) -> anyhow::Result<Task> {
 struct Controller {
     client: Client,
     events: Events,
-    deployments: Arc<Informer<Deployment>>,
+    owners: Owners<Deployment>,
     sets: Arc<Informer<ReplicaSet>>,
     pods: Arc<Informer<Pod>>,
-    queue: Arc<WorkQueue<String>>,
 }
 
 impl Controller {
@@ -78,39 +86,16 @@ impl Controller {
         if let Some(old) = old {
             let was = controller_of(&old.metadata);
             if was != is {
-                self.enqueue_owner(old.ns_str(), was);
+                self.owners.enqueue_owner(&old.metadata);
             }
             if is.is_none() && was.is_none() && old.metadata.labels == new.metadata.labels {
                 return;
             }
         }
         match is {
-            Some(_) => self.enqueue_owner(new.ns_str(), is),
+            Some(_) => self.owners.enqueue_owner(&new.metadata),
             None if matches!(event, Event::Deleted(_)) || new.is_deleting() => {}
-            None => self.enqueue_selecting(new),
-        }
-    }
-
-    fn enqueue_owner(&self, namespace: &str, reference: Option<&OwnerReference>) {
-        if let Some(d) = reference.and_then(|r| self.resolve(namespace, r)) {
-            self.queue.add(object_key(&*d));
-        }
-    }
-
-    fn resolve(&self, namespace: &str, reference: &OwnerReference) -> Option<Arc<Deployment>> {
-        if reference.kind != "Deployment" {
-            return None;
-        }
-        self.deployments.get(namespace, &reference.name).filter(|d| d.uid_str() == reference.uid)
-    }
-
-    /// Deployments that might adopt this orphan.
-    fn enqueue_selecting(&self, rs: &ReplicaSet) {
-        for d in self.deployments.list_namespace(rs.ns_str()) {
-            let selector = d.spec.as_ref().and_then(|s| selector::compile(&s.selector).ok());
-            if selector.is_some_and(|s| !s.selects_all() && selector::selects(&s, &rs.metadata)) {
-                self.queue.add(object_key(&*d));
-            }
+            None => self.owners.enqueue_selecting(&new.metadata),
         }
     }
 
@@ -121,15 +106,14 @@ impl Controller {
         let Some(rs) = self.sets.get(pod.ns_str(), &reference.name).filter(|rs| rs.uid_str() == reference.uid) else {
             return;
         };
-        let owner = controller_of(&rs.metadata).and_then(|r| self.resolve(pod.ns_str(), r));
-        if let Some(d) = owner.filter(|d| !d.is_rolling()) {
-            self.queue.add(object_key(&*d));
+        if let Some(d) = self.owners.owner_of(&rs.metadata).filter(|d| !d.is_rolling()) {
+            self.owners.queue.add(object_key(&*d));
         }
     }
 
     async fn sync(&self, key: &str) -> Result<(), kube::Error> {
         let (namespace, name) = split_key(key);
-        let Some(cached) = self.deployments.get(namespace, name) else { return Ok(()) };
+        let Some(cached) = self.owners.cache.get(namespace, name) else { return Ok(()) };
         let mut d = (*cached).clone();
         let Some(spec) = &d.spec else { return Ok(()) };
         let selects_all = spec.selector.match_labels.as_ref().is_none_or(|m| m.is_empty())
@@ -157,43 +141,15 @@ impl Controller {
         Ok(())
     }
 
-    /// The sets that are the Deployment's after adopting and releasing.
+    /// The sets that are the Deployment's after adopting and releasing, by name.
     async fn claim(&self, d: &Deployment) -> Result<Vec<ReplicaSet>, kube::Error> {
-        let selector = match d.spec.as_ref().map(|s| selector::compile(&s.selector)) {
-            Some(Ok(selector)) => selector,
-            _ => return Ok(Vec::new()),
-        };
-        let api: Api<ReplicaSet> = Api::namespaced(self.client.clone(), d.ns_str());
-        let mut mine = Vec::new();
-        let mut may_adopt = None;
-        for rs in self.sets.list_namespace(d.ns_str()) {
-            let matches = selector::selects(&selector, &rs.metadata);
-            match claim(&d.metadata, &rs.metadata, matches) {
-                Claim::Keep => mine.push((*rs).clone()),
-                Claim::Ignore => {}
-                Claim::Release => {
-                    write::patch_set(&api, &rs, release_patch(&rs.metadata, d.uid_str())).await.map(|_| ())?
-                }
-                Claim::Adopt => {
-                    if may_adopt.is_none() {
-                        may_adopt = Some(self.lives(d).await?);
-                    }
-                    let patch = adopt_patch(&rs.metadata, &controller_ref(d, "apps/v1", "Deployment"));
-                    if may_adopt == Some(true)
-                        && let Some(adopted) = write::patch_set(&api, &rs, patch).await?
-                    {
-                        mine.push(adopted);
-                    }
-                }
-            }
-        }
+        let Ok(selector) = d.selector() else { return Ok(Vec::new()) };
+        let candidates = Owners::candidates(d, &self.sets);
+        let matches = |rs: &ReplicaSet| selector::selects(&selector, &rs.metadata);
+        let mine = owned::claim(&self.client, d, candidates, matches, None).await?;
+        let mut mine: Vec<ReplicaSet> = mine.into_iter().map(|rs| (*rs).clone()).collect();
+        mine.sort_by(|a, b| a.name_str().cmp(b.name_str()));
         Ok(mine)
-    }
-
-    async fn lives(&self, d: &Deployment) -> Result<bool, kube::Error> {
-        let api: Api<Deployment> = Api::namespaced(self.client.clone(), d.ns_str());
-        let fresh = api.get_opt(d.name_str()).await?;
-        Ok(fresh.is_some_and(|f| f.uid_str() == d.uid_str() && !f.is_deleting()))
     }
 
     /// Do pods of other revisions still run? `new` is the UID of the current set.
@@ -207,7 +163,7 @@ impl Controller {
     /// A rollout may time out without any event: come back for that.
     fn revisit(&self, d: &Deployment, status: &k8s_openapi::api::apps::v1::DeploymentStatus) {
         if let Some(wait) = status::next_check(d, status, jiff::Timestamp::now()) {
-            self.queue.add_after(object_key(d), Duration::try_from(wait).unwrap_or(Duration::from_secs(1)));
+            self.owners.queue.add_after(object_key(d), Duration::try_from(wait).unwrap_or(Duration::from_secs(1)));
         }
     }
 }

@@ -5,8 +5,7 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::apps::v1::{Deployment, DeploymentStatus, ReplicaSet, ReplicaSetSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Api;
-use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
-use serde_json::Value;
+use kube::api::{DeleteParams, PostParams};
 
 use super::Controller;
 use super::facts::{
@@ -19,19 +18,6 @@ use crate::events::reference;
 use crate::shared::meta::{MetaExt, now};
 use crate::shared::owner::{controller_of, controller_ref};
 use crate::shared::{apierr, hash};
-
-/// Patches a set's owners; None when it is gone or was changed meanwhile.
-pub(super) async fn patch_set(
-    api: &Api<ReplicaSet>,
-    rs: &ReplicaSet,
-    patch: Value,
-) -> Result<Option<ReplicaSet>, kube::Error> {
-    match api.patch(rs.name_str(), &PatchParams::default(), &Patch::Strategic(patch)).await {
-        Ok(patched) => Ok(Some(patched)),
-        Err(error) if apierr::is_not_found(&error) || apierr::is_invalid(&error) => Ok(None),
-        Err(error) => Err(error),
-    }
-}
 
 impl Controller {
     fn sets_api(&self, d: &Deployment) -> Api<ReplicaSet> {
