@@ -80,7 +80,8 @@ pub(crate) static CONTROLLERS: &[Descriptor] = &[
         .idle_if(|options| c::csr_signing::idle(&options.signing)),
     on("certificatesigningrequest-approving-controller", &["csrapproving"], c::csr_approving::start),
     on("certificatesigningrequest-cleaner-controller", &["csrcleaner"], c::csr_cleaner::start),
-    later("podcertificaterequest-cleaner-controller", &[], true).gated(&["PodCertificateRequest"]),
+    on("podcertificaterequest-cleaner-controller", &[], c::pod_certificate_request_cleaner::start)
+        .gated(&["PodCertificateRequest"]),
     on("ttl-controller", &["ttl"], c::ttl::start),
     on("bootstrap-signer-controller", &["bootstrapsigner"], c::bootstrap_signer::start).on_request(),
     on("token-cleaner-controller", &["tokencleaner"], c::token_cleaner::start).on_request(),
@@ -95,13 +96,13 @@ pub(crate) static CONTROLLERS: &[Descriptor] = &[
     on("clusterrole-aggregation-controller", &["clusterrole-aggregation"], c::clusterrole_aggregation::start),
     on("persistentvolumeclaim-protection-controller", &["pvc-protection"], c::pvc_protection::start),
     on("persistentvolume-protection-controller", &["pv-protection"], c::pv_protection::start),
-    later("podgroup-protection-controller", &[], true).gated(&["GenericWorkload"]),
+    on("podgroup-protection-controller", &[], c::podgroup_protection::start).gated(&["GenericWorkload"]),
     on("ttl-after-finished-controller", &["ttl-after-finished"], c::ttl_after_finished::start),
     on("root-ca-certificate-publisher-controller", &["root-ca-cert-publisher"], c::root_ca_publisher::start),
-    later("service-ca-certificate-publisher-controller", &["service-ca-cert-publisher"], true),
-    later("kube-apiserver-serving-clustertrustbundle-publisher-controller", &[], true).gated(&["ClusterTrustBundle"]),
+    on("kube-apiserver-serving-clustertrustbundle-publisher-controller", &[], c::trust_bundle_publisher::start)
+        .gated(&["ClusterTrustBundle"]),
     on("ephemeral-volume-controller", &["ephemeral-volume"], c::ephemeral_volume::start),
-    later("storageversion-garbage-collector-controller", &["storage-version-gc"], true)
+    on("storageversion-garbage-collector-controller", &["storage-version-gc"], c::storage_version_gc::start)
         .gated(&["APIServerIdentity", "StorageVersionAPI"]),
     on("resourceclaim-controller", &["resource-claim-controller"], c::resource_claim::start)
         .gated(&["DynamicResourceAllocation"]),
@@ -114,7 +115,8 @@ pub(crate) static CONTROLLERS: &[Descriptor] = &[
     later("validatingadmissionpolicy-status-controller", &["validatingadmissionpolicy-status"], true),
     on("volumeattributesclass-protection-controller", &[], c::vac_protection::start),
     on("service-cidr-controller", &[], c::service_cidr::start).gated(&["MultiCIDRServiceAllocator"]),
-    later("storage-version-migrator-controller", &["svm"], true).gated(&["StorageVersionMigrator"]),
+    on("storage-version-migrator-controller", &["svm"], c::storage_version_migrator::start)
+        .gated(&["StorageVersionMigrator"]),
     later("selinux-warning-controller", &[], false),
     // Loops that upstream moved to the cloud-controller-manager; old manifests still name them.
     later("cloud-node-lifecycle-controller", &["cloud-node-lifecycle"], false),

@@ -33,6 +33,8 @@ pub(crate) trait Guard: Send + Sync + 'static {
     const IDENTITY: &'static str;
     /// The queue's name in metrics.
     const QUEUE: &'static str;
+    /// Living objects get the finalizer here; else admission gives it, and it is only taken away here.
+    const ADDS: bool = true;
 
     /// Where the objects of a namespace are written.
     fn api(client: Client, namespace: &str) -> Api<Self::Kind>;
@@ -54,14 +56,15 @@ pub(crate) trait Guard: Send + Sync + 'static {
 /// Sets up the loop. The guard's handlers put namespaces on the queue when a user goes away.
 pub(crate) fn start<G: Guard>(ctx: &Context, queue: Queue, guard: G) -> Task {
     let objects = ctx.factory.informer::<G::Kind>();
-    objects.add_index(PENDING, |object| match is_pending(object, G::FINALIZER) {
+    let pending = |object: &G::Kind| is_pending(object, G::FINALIZER) && (G::ADDS || object.is_deleting());
+    objects.add_index(PENDING, move |object| match pending(object) {
         true => vec![object.ns_str().to_owned()],
         false => Vec::new(),
     });
     let q = queue.clone();
     objects.on_event(move |event| {
         let object = event.object();
-        if !matches!(event, Event::Deleted(_)) && is_pending(&**object, G::FINALIZER) {
+        if !matches!(event, Event::Deleted(_)) && pending(object) {
             q.add(object.ns_str().to_owned());
         }
     });

@@ -74,7 +74,11 @@ pub(crate) fn start(ctx: &Context) -> anyhow::Result<Task> {
     }))
 }
 
-fn bundle(ctx: &Context) -> anyhow::Result<String> {
+/// The CA (PEM) with which pods verify the apiserver; empty when unknown.
+///
+/// # Errors
+/// `--root-ca-file` cannot be read or holds none.
+pub(crate) fn bundle(ctx: &Context) -> anyhow::Result<String> {
     if let Some(path) = &ctx.options.root_ca_file {
         let text =
             std::fs::read_to_string(path).with_context(|| format!("--root-ca-file: cannot read {}", path.display()))?;
