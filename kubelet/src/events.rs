@@ -39,6 +39,11 @@ impl Events {
         self.send(&self.node, warning, reason, message);
     }
 
+    /// About another object.
+    pub(crate) fn object(&self, about: &ObjectReference, warning: bool, reason: &str, message: &str) {
+        self.send(about, warning, reason, message);
+    }
+
     /// About a pod.
     pub(crate) fn pod(&self, pod: &Pod, warning: bool, reason: &str, message: &str) {
         self.send(&reference(pod, None), warning, reason, message);

@@ -11,12 +11,14 @@ use crate::events::Events;
 use crate::images::ImageManager;
 use crate::node::NodeState;
 use crate::placement::Placement;
+use crate::plugins::Plugins;
 use crate::pods::PodManager;
 use crate::pods::services::Services;
 use crate::pods::status_manager::StatusManager;
 use crate::runtime::pleg::Pleg;
 use crate::runtime::{Runtime, RuntimeInfo};
 use crate::stats::Stats;
+use crate::volumes::external::VolumeManager;
 use crate::volumes::objects::ObjectStore;
 use crate::volumes::tokens::Tokens;
 
@@ -42,10 +44,12 @@ pub struct Kubelet {
     pub(crate) images: ImageManager,
     pub(crate) objects: Arc<ObjectStore>,
     pub(crate) tokens: Tokens,
+    pub(crate) volumes: VolumeManager,
     pub(crate) events: Arc<Events>,
     pub(crate) services: Services,
     pub(crate) status: StatusManager,
     pub(crate) pleg: Arc<Pleg>,
+    pub(crate) plugins: Arc<Plugins>,
     /// Cancelled when the daemon ends.
     pub shutdown: CancellationToken,
 }

@@ -20,9 +20,11 @@ use crate::pods::services::Services;
 use crate::pods::{PodManager, api_source, housekeeping, static_source, status_manager};
 use crate::runtime::{Runtime, RuntimeInfo, pleg, resources};
 use crate::shared::Kubelet;
+use crate::volumes::csi;
+use crate::volumes::external::{self, VolumeManager};
 use crate::volumes::objects::ObjectStore;
 use crate::volumes::tokens::Tokens;
-use crate::{certificates, eviction, health, images, podresources, quantity, rotation, server};
+use crate::{certificates, eviction, health, images, plugins, podresources, quantity, rotation, server};
 
 /// How long the runtime may take to come up.
 const RUNTIME_PATIENCE: Duration = Duration::from_secs(120);
@@ -159,9 +161,11 @@ fn assemble(
         Kubelet {
             objects: ObjectStore::new(client.clone(), wake),
             tokens: Tokens::new(client.clone()),
+            volumes: VolumeManager::new(client.is_some()),
             pods: PodManager::default(),
             status: status_manager::StatusManager::default(),
             pleg: Arc::default(),
+            plugins: Arc::default(),
             stats: crate::stats::Stats::default(),
             config,
             runtime,
@@ -178,6 +182,8 @@ fn assemble(
         }
     });
     kubelet.pods.attach(&kubelet);
+    kubelet.plugins.handle("CSIPlugin", Arc::new(csi::Registration(Arc::downgrade(&kubelet))));
+    external::reconstruct(&kubelet);
     kubelet
 }
 
@@ -228,6 +234,10 @@ fn spawn(kubelet: &Arc<Kubelet>, thresholds: eviction::Thresholds, shutdown: &Ca
     tasks.spawn(images::gc::run(k, s));
     let (k, s) = of();
     tasks.spawn(eviction::run(k, thresholds, changed.clone(), s));
+    let registry = kubelet.config.root_dir.join("plugins_registry");
+    tasks.spawn(plugins::run(kubelet.plugins.clone(), registry, shutdown.clone()));
+    let (k, s) = of();
+    tasks.spawn(external::run_janitor(k, s));
     if let Some(client) = kubelet.client.clone() {
         let (k, s) = of();
         tasks.spawn(api_source::run(k, client.clone(), s));
@@ -235,6 +245,15 @@ fn spawn(kubelet: &Arc<Kubelet>, thresholds: eviction::Thresholds, shutdown: &Ca
         tasks.spawn(status_manager::run(k, client.clone(), s));
         let (k, s) = of();
         tasks.spawn(status::run(k, client.clone(), changed, s));
+        let (k, s) = of();
+        tasks.spawn(csi::watch_allocatable(k, s));
+        let (k, s) = of();
+        tasks.spawn(async move {
+            tokio::select! {
+                () = csi::initialize(k) => {}
+                () = s.cancelled() => {}
+            }
+        });
         let (k, s) = of();
         tasks.spawn(lease::run(k, client, s));
     }

@@ -108,6 +108,7 @@ pub(crate) async fn run(
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
             () = changed.notified() => {}
+            () = kubelet.volumes.in_use_changed.notified() => {}
             () = shutdown.cancelled() => return,
         }
     }
@@ -176,6 +177,7 @@ fn problems(kubelet: &Kubelet) -> Vec<String> {
     let mut problems = Vec::new();
     problems.extend(kubelet.node.runtime_problem());
     problems.extend(kubelet.node.network_problem());
+    problems.extend(kubelet.volumes.node_problem());
     match kubelet.pleg.age() {
         None => problems.push("PLEG is not healthy: pleg has yet to be successful".into()),
         Some(age) if age > pleg::UNHEALTHY_AFTER => problems
@@ -208,6 +210,7 @@ async fn status(kubelet: &Kubelet, node: &Node) -> (NodeStatus, Vec<conditions::
         daemon_endpoints: Some(object::endpoints(&kubelet.config)),
         node_info: Some(object::info(&kubelet.node.machine, &kubelet.runtime_info)),
         images: Some(object::images(images, kubelet.config.file.node_status_max_images)),
+        volumes_in_use: Some(kubelet.volumes.in_use()).filter(|names| !names.is_empty()),
         ..old
     };
     (status, changes)
@@ -240,6 +243,14 @@ fn essence(status: &NodeStatus) -> NodeStatus {
     status
 }
 
+/// What is sent. The list of attached volumes is the controller's: as it was read it may be old by now.
+fn patch(wanted: &NodeStatus) -> Value {
+    let mut patch = json!(NodeStatus { volumes_attached: None, ..wanted.clone() });
+    // An empty list must be told, too.
+    patch["volumesInUse"] = json!(wanted.volumes_in_use);
+    patch
+}
+
 async fn update(kubelet: &Kubelet, api: &kube::Api<Node>, reported: &mut Instant) -> anyhow::Result<()> {
     let node = api.get(&kubelet.config.node_name).await?;
     kubelet.node.set_object(node.clone());
@@ -249,7 +260,7 @@ async fn update(kubelet: &Kubelet, api: &kube::Api<Node>, reported: &mut Instant
     if essence(&wanted) == essence(&have) && !due {
         return Ok(());
     }
-    let patch = json!({"status": wanted});
+    let patch = json!({"status": patch(&wanted)});
     let params = PatchParams::default();
     let node = api.patch_status(&kubelet.config.node_name, &params, &Patch::Strategic(patch)).await?;
     *reported = Instant::now();

@@ -82,7 +82,7 @@ async fn remove_orphan_cgroups(kubelet: &Kubelet) {
     }
 }
 
-async fn remove_orphan_directories(kubelet: &Kubelet) {
+async fn remove_orphan_directories(kubelet: &Arc<Kubelet>) {
     let Ok(mut entries) = tokio::fs::read_dir(kubelet.config.root_dir.join("pods")).await else { return };
     let alive = kubelet.pleg.pods();
     while let Ok(Some(entry)) = entries.next_entry().await {

@@ -59,7 +59,8 @@ impl Worker {
         let given = kubelet.devices.prepare(&self.pod, container).await.map_err(config_error)?;
         let images = self.volume_images(container, sandbox).await?;
         let mut mounts = self.mounts(container, &sandbox.ips, &envs, &images).await.map_err(config_error)?;
-        let given = devices::merge(given, &mut envs, &mut mounts);
+        let mut given = devices::merge(given, &mut envs, &mut mounts);
+        given.nodes.extend(self.block_devices(container).map_err(config_error)?);
         let restart_count = match last {
             Some(last) => last.restart_count + 1,
             None => self.restarts_by_logs(&container.name).await,

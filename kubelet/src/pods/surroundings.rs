@@ -130,6 +130,23 @@ impl Worker {
         Ok(mounts)
     }
 
+    /// Volumes that a container gets as devices.
+    pub(super) fn block_devices(&self, container: &Container) -> Result<Vec<cri::Device>, String> {
+        let wanted = container.volume_devices.iter().flatten();
+        wanted
+            .map(|device| {
+                let volume = self.volumes.get(&device.name).filter(|volume| volume.device).ok_or_else(|| {
+                    format!("cannot find volume {:?} to map into container {:?}", device.name, container.name)
+                })?;
+                Ok(cri::Device {
+                    container_path: device.device_path.clone(),
+                    host_path: volume.path.to_string_lossy().into_owned(),
+                    permissions: if volume.read_only { "r" } else { "mrw" }.into(),
+                })
+            })
+            .collect()
+    }
+
     async fn hosts_mount(&self, ips: &[String]) -> Result<cri::Mount, String> {
         let path = self.kubelet.config.pod_dir(&self.uid).join("etc-hosts");
         let spec = self.pod.spec.clone().unwrap_or_default();

@@ -15,9 +15,6 @@ use crate::volumes;
 
 /// When to look again at a container that could not be started.
 const START_RETRY: Duration = Duration::from_secs(10);
-/// Ceiling of the pause between attempts to set up volumes; a change of a referenced object cuts it short.
-const MOUNT_RETRY_MAX: Duration = Duration::from_secs(60);
-
 /// When to look again for room for a resize, or for one that failed.
 const RESIZE_RETRY: Duration = Duration::from_secs(10);
 
@@ -128,20 +125,7 @@ impl Worker {
             kubelet.events.pod(&self.pod, true, "Failed", &message);
             return Some(RETRY);
         }
-        match volumes::mount_pod(&kubelet, &self.pod).await {
-            Ok(mounted) => {
-                self.volumes = mounted;
-                self.mount_failures = 0;
-                None
-            }
-            Err(errors) => {
-                for error in errors {
-                    kubelet.events.pod(&self.pod, true, "FailedMount", &error.to_string());
-                }
-                self.mount_failures = (self.mount_failures + 1).min(8);
-                Some((RETRY * (1 << self.mount_failures) / 2).min(MOUNT_RETRY_MAX))
-            }
-        }
+        volumes::mount_pod(&kubelet, &self.pod, &mut self.volumes, &mut self.mounting).await
     }
 
     /// While containers have resources of before, the pod's bounds are the wider of both.

@@ -22,11 +22,13 @@ use super::{conditions, spec, status_manager};
 use crate::probes::Probes;
 use crate::runtime::PodRuntime;
 use crate::shared::Kubelet;
-use crate::volumes::Mounted;
+use crate::volumes::{self, Mounted};
 
 const CRASH_BACKOFF: Duration = Duration::from_secs(10);
 /// Pause after a step that failed.
 pub(super) const RETRY: Duration = Duration::from_secs(2);
+/// Ceiling of the pause between attempts to take volumes down.
+const RELEASE_RETRY_MAX: Duration = Duration::from_secs(10);
 
 /// A pod's worker: the pod and all that is remembered about it between steps.
 pub(super) struct Worker {
@@ -44,7 +46,7 @@ pub(super) struct Worker {
     pub(super) admitted: bool,
     /// Volumes that are set up, by name.
     pub(super) volumes: HashMap<String, Mounted>,
-    pub(super) mount_failures: u32,
+    pub(super) mounting: volumes::Waiting,
     /// The pod as its source has it; `pod` has the resources that were promised instead.
     pub(super) desired: Arc<Pod>,
     pub(super) resources: Record,
@@ -72,7 +74,7 @@ pub(super) async fn run(kubelet: Arc<Kubelet>, entry: Arc<Entry>) {
         verdict: None,
         admitted: false,
         volumes: HashMap::new(),
-        mount_failures: 0,
+        mounting: volumes::Waiting::default(),
     };
     tokio::select! {
         () = worker.live() => {}
@@ -86,6 +88,7 @@ impl Worker {
         let already_over = self.pod.status.as_ref().is_some_and(is_over) && !spec::is_static(&self.pod);
         let terminate = if already_over { Terminate::default() } else { self.run_until_told().await };
         self.terminate_pod(terminate).await;
+        self.release().await;
         self.bury().await;
         self.kubelet.objects.forget_pod(&self.uid);
         self.kubelet.status.forget(&self.uid);
@@ -158,7 +161,17 @@ impl Worker {
             anyhow::bail!("container {} still runs", running.name);
         }
         self.report(&runtime, true).await;
-        self.clean_up().await
+        Ok(())
+    }
+
+    /// Volumes and cgroup: the API keeps the pod until they are gone.
+    async fn release(&mut self) {
+        let mut pause = RETRY;
+        while let Err(error) = self.clean_up().await {
+            tracing::warn!(pod = %spec::describe(&self.pod), %error, "a pod's volumes or cgroup are left, will retry");
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(RELEASE_RETRY_MAX);
+        }
     }
 
     /// The pod is over: let the API delete it, and keep what is left of it until no source has it.

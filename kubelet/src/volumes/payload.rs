@@ -8,7 +8,6 @@ use super::objects::Snapshot;
 use super::tokens::{TokenRequestKey, Tokens};
 use crate::pods::env::{ObjectError, Objects};
 use crate::pods::fields::{self, FieldContext};
-use crate::pods::spec;
 
 /// A file to be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -159,15 +158,9 @@ async fn token(
 ) -> Result<(), String> {
     let pod = source.pod;
     let pod_spec = pod.spec.clone().unwrap_or_default();
-    let key = TokenRequestKey {
-        namespace: spec::namespace(pod).to_owned(),
-        service_account: pod_spec.service_account_name.clone().filter(|n| !n.is_empty()).unwrap_or("default".into()),
-        audience: part.audience.clone().unwrap_or_default(),
-        seconds: part.expiration_seconds.unwrap_or(3600),
-        pod_name: spec::name(pod).to_owned(),
-        pod_uid: spec::uid(pod).to_owned(),
-    };
-    let token = source.tokens.get(&key).await?;
+    let audience = part.audience.as_deref().unwrap_or_default();
+    let key = TokenRequestKey::of(pod, audience, part.expiration_seconds.unwrap_or(3600));
+    let token = source.tokens.get(&key).await?.token;
     let fs_group = pod_spec.security_context.as_ref().and_then(|context| context.fs_group);
     let mut file = File { data: token.into_bytes(), mode: mode(None, default_mode), uid: None };
     // A token is for the container's user alone, when all containers have the same.

@@ -2,21 +2,142 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use k8s_openapi::api::core::v1::{Pod, Volume};
+use futures::future::join_all;
+use k8s_openapi::api::core::v1::{Pod, PodSpec, Volume};
 
-use super::ownership::Access;
+use super::external::{self, Problem, Resolved, Uses};
+use super::ownership::{Access, Change};
 use super::payload::{self, Files, Source};
-use super::{Mounted, VolumeError, atomic, empty_dir, host_path, ownership};
+use super::{Mounted, atomic, blocking, empty_dir, host_path, ownership, pod_volume_dir};
 use crate::pods::spec;
 use crate::pods::surroundings::field_context;
 use crate::shared::Kubelet;
 
-/// Sets up all volumes, or says which could not be.
-pub(crate) async fn mount_pod(kubelet: &Kubelet, pod: &Pod) -> Result<HashMap<String, Mounted>, Vec<VolumeError>> {
-    let volumes = pod.spec.as_ref().and_then(|spec| spec.volumes.clone()).unwrap_or_default();
-    if volumes.is_empty() {
-        return Ok(HashMap::new());
+/// When the pod's user is told that volumes are still missing.
+const PATIENCE: Duration = Duration::from_secs(123);
+/// Pauses between attempts at volumes that wait for an object.
+const RETRY: Duration = Duration::from_secs(2);
+const RETRY_MAX: Duration = Duration::from_secs(60);
+
+/// How a pod waits for its volumes.
+#[derive(Debug, Default)]
+pub(crate) struct Waiting {
+    since: Option<Instant>,
+    failures: u32,
+}
+
+/// What came of an attempt.
+#[derive(Default)]
+struct Attempt {
+    mounted: HashMap<String, Mounted>,
+    /// Names of those that are missing: all, those not attached, those of which it is not known what they are.
+    missing: Vec<String>,
+    unattached: Vec<String>,
+    unprocessed: Vec<String>,
+    /// Why they are not known.
+    errors: Vec<String>,
+    events: Vec<(&'static str, String)>,
+    /// When something may have changed.
+    after: Option<Duration>,
+}
+
+/// One volume's part of an attempt.
+enum Outcome {
+    Mounted(Mounted),
+    /// It is mounted, but could not be brought up to date.
+    Stale(Mounted, Option<(&'static str, String)>),
+    Missing(Problem),
+    Unknown(String),
+}
+
+/// Sets up the volumes that containers use. `have`: those of the last time. Answers a pause when some are missing; what
+/// there is to say has been said.
+pub(crate) async fn mount_pod(
+    kubelet: &Arc<Kubelet>,
+    pod: &Arc<Pod>,
+    have: &mut HashMap<String, Mounted>,
+    waiting: &mut Waiting,
+) -> Option<Duration> {
+    let attempt = attempt(kubelet, pod, have).await;
+    kubelet.volumes.saw(spec::uid(pod));
+    for (reason, message) in &attempt.events {
+        kubelet.events.pod(pod, true, reason, message);
+    }
+    have.clone_from(&attempt.mounted);
+    if attempt.missing.is_empty() {
+        *waiting = Waiting::default();
+        return None;
+    }
+    let since = *waiting.since.get_or_insert_with(Instant::now);
+    waiting.failures = (waiting.failures + 1).min(8);
+    let late = since.elapsed() >= PATIENCE;
+    if late {
+        waiting.since = Some(Instant::now());
+    }
+    if late || !attempt.errors.is_empty() {
+        let why =
+            if attempt.errors.is_empty() { "context deadline exceeded".into() } else { attempt.errors.join("; ") };
+        kubelet.events.pod(pod, true, "FailedMount", &summary(&attempt, &why));
+    }
+    let usual = (RETRY * (1 << waiting.failures) / 2).min(RETRY_MAX);
+    Some(attempt.after.map_or(usual, |after| after.min(usual)).max(Duration::from_millis(100)))
+}
+
+/// Upstream's words.
+fn summary(attempt: &Attempt, why: &str) -> String {
+    let list = |names: &[String]| {
+        let mut names = names.to_vec();
+        names.sort();
+        names.join(" ")
+    };
+    format!(
+        "Unable to attach or mount volumes: unmounted volumes=[{}], unattached volumes=[{}], failed to process volumes=[{}]: {why}",
+        list(&attempt.missing),
+        list(&attempt.unattached),
+        list(&attempt.unprocessed),
+    )
+}
+
+/// How containers of any kind use the pod's volumes.
+fn uses(spec: &PodSpec) -> HashMap<&str, Uses> {
+    let mut uses: HashMap<&str, Uses> = HashMap::new();
+    let containers = spec.init_containers.iter().flatten().chain(&spec.containers);
+    for container in containers {
+        for mount in container.volume_mounts.iter().flatten() {
+            uses.entry(&mount.name).or_default().mounts = true;
+        }
+        for device in container.volume_devices.iter().flatten() {
+            uses.entry(&device.name).or_default().devices = true;
+        }
+        for variable in container.env.iter().flatten() {
+            let file = variable.value_from.as_ref().and_then(|source| source.file_key_ref.as_ref());
+            if let Some(file) = file {
+                uses.entry(&file.volume_name).or_default().mounts = true;
+            }
+        }
+    }
+    for container in spec.ephemeral_containers.iter().flatten() {
+        for mount in container.volume_mounts.iter().flatten() {
+            uses.entry(&mount.name).or_default().mounts = true;
+        }
+        for device in container.volume_devices.iter().flatten() {
+            uses.entry(&device.name).or_default().devices = true;
+        }
+    }
+    uses
+}
+
+async fn attempt(kubelet: &Arc<Kubelet>, pod: &Arc<Pod>, have: &HashMap<String, Mounted>) -> Attempt {
+    let mut attempt = Attempt::default();
+    let Some(pod_spec) = &pod.spec else { return attempt };
+    let uses = uses(pod_spec);
+    let used = pod_spec.volumes.iter().flatten().filter(|volume| uses.contains_key(volume.name.as_str()));
+    let used: Vec<&Volume> = used.collect();
+    if used.is_empty() {
+        return attempt;
     }
     let ips: Vec<String> = kubelet
         .pods
@@ -32,32 +153,92 @@ pub(crate) async fn mount_pod(kubelet: &Kubelet, pod: &Pod) -> Result<HashMap<St
         fields: field_context(kubelet, pod, &ips),
         tokens: &kubelet.tokens,
     };
-    let mut mounted = HashMap::new();
-    let mut errors = Vec::new();
-    for volume in &volumes {
-        match mount(kubelet, &source, volume).await {
-            Ok(found) => {
-                mounted.insert(volume.name.clone(), found);
+    // At the same time: a driver that hangs keeps no other volume from being there.
+    let work = used.iter().map(|volume| {
+        let uses = uses[volume.name.as_str()];
+        one(kubelet, pod, &source, volume, uses, have.get(&volume.name))
+    });
+    let outcomes = join_all(work).await;
+    for (volume, outcome) in used.iter().zip(outcomes) {
+        attempt.add(&volume.name, outcome);
+    }
+    attempt
+}
+
+impl Attempt {
+    fn add(&mut self, name: &str, outcome: Outcome) {
+        match outcome {
+            Outcome::Mounted(mounted) => {
+                self.mounted.insert(name.to_owned(), mounted);
             }
-            Err(message) => errors.push(VolumeError { volume: volume.name.clone(), message }),
+            Outcome::Stale(mounted, event) => {
+                self.events.extend(event);
+                self.mounted.insert(name.to_owned(), mounted);
+            }
+            Outcome::Missing(problem) => {
+                self.events.extend(problem.event);
+                self.missing.push(name.to_owned());
+                if problem.unattached {
+                    self.unattached.push(name.to_owned());
+                }
+                if !problem.after.is_zero() {
+                    self.after = Some(self.after.map_or(problem.after, |after| after.min(problem.after)));
+                }
+            }
+            Outcome::Unknown(error) => {
+                self.missing.push(name.to_owned());
+                self.unprocessed.push(name.to_owned());
+                self.errors.push(error);
+            }
         }
     }
-    if errors.is_empty() { Ok(mounted) } else { Err(errors) }
 }
 
-fn directory(kubelet: &Kubelet, pod: &Pod, plugin: &str, volume: &str) -> PathBuf {
-    let pod_dir = kubelet.config.pod_dir(spec::uid(pod));
-    pod_dir.join("volumes").join(format!("kubernetes.io~{plugin}")).join(volume)
+async fn one(
+    kubelet: &Arc<Kubelet>,
+    pod: &Arc<Pod>,
+    source: &Source<'_>,
+    volume: &Volume,
+    uses: Uses,
+    have: Option<&Mounted>,
+) -> Outcome {
+    let own = match external::resolve(kubelet, pod, volume, uses).await {
+        Err(error) => return Outcome::Unknown(error),
+        Ok(Resolved::External(external)) => {
+            return match external::ensure(kubelet, pod, external).await {
+                Ok((mounted, None)) => Outcome::Mounted(mounted),
+                Ok((mounted, Some(problem))) => Outcome::Stale(mounted, problem.event),
+                Err(problem) => Outcome::Missing(problem),
+            };
+        }
+        Ok(Resolved::HostPath(host, read_only)) => {
+            blocking(move || {
+                host_path::check(&host)?;
+                Ok(Mounted::at(PathBuf::from(host.path), read_only))
+            })
+            .await
+        }
+        Ok(Resolved::Own) => mount(kubelet, source, volume).await,
+    };
+    match (own, have) {
+        (Ok(mounted), _) => Outcome::Mounted(mounted),
+        (Err(message), have) => {
+            let event = ("FailedMount", format!("MountVolume.SetUp failed for volume {:?} : {message}", volume.name));
+            match have {
+                // Containers go on with what was there.
+                Some(mounted) => Outcome::Stale(mounted.clone(), Some(event)),
+                None => Outcome::Missing(Problem { event: Some(event), unattached: false, after: Duration::ZERO }),
+            }
+        }
+    }
 }
 
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, String> + Send + 'static) -> Result<T, String> {
-    tokio::task::spawn_blocking(work).await.map_err(|error| error.to_string())?
-}
-
+/// A volume that the kubelet fills, or that is the host's.
 async fn mount(kubelet: &Kubelet, source: &Source<'_>, volume: &Volume) -> Result<Mounted, String> {
     let pod = source.pod;
-    let fs_group =
-        pod.spec.as_ref().and_then(|spec| spec.security_context.as_ref()).and_then(|context| context.fs_group);
+    let uid = spec::uid(pod);
+    let context = pod.spec.as_ref().and_then(|spec| spec.security_context.as_ref());
+    let fs_group = context.and_then(|context| context.fs_group);
     if let Some(host) = volume.host_path.clone() {
         return blocking(move || {
             host_path::check(&host)?;
@@ -67,14 +248,14 @@ async fn mount(kubelet: &Kubelet, source: &Source<'_>, volume: &Volume) -> Resul
     }
     if let Some(image) = volume.image.clone() {
         // Pulled when a container that mounts it starts.
-        return Ok(Mounted { path: PathBuf::new(), read_only: true, image: Some(image) });
+        return Ok(Mounted { image: Some(image), ..Mounted::at(PathBuf::new(), true) });
     }
     if let Some(empty) = volume.empty_dir.clone() {
-        let path = directory(kubelet, pod, "empty-dir", &volume.name);
-        let capacity = kubelet.node.machine.memory_bytes;
+        let path = pod_volume_dir(&kubelet.config, uid, "empty-dir", &volume.name);
+        let sizes = empty_dir::Sizes::of(pod, kubelet.node.machine.memory_bytes);
         return blocking(move || {
-            empty_dir::set_up(&path, &empty, capacity)?;
-            ownership::apply(&path, fs_group, Access::Write)?;
+            empty_dir::set_up(&path, &empty, &sizes)?;
+            ownership::apply(&path, fs_group, Access::Write, Change::Always)?;
             Ok(Mounted::at(path, false))
         })
         .await;
@@ -84,17 +265,50 @@ async fn mount(kubelet: &Kubelet, source: &Source<'_>, volume: &Volume) -> Resul
         Volume { secret: Some(_), .. } => ("secret", true),
         Volume { projected: Some(_), .. } => ("projected", true),
         Volume { downward_api: Some(_), .. } => ("downward-api", true),
-        _ => return Err(format!("the kind of volume {:?} is not supported by this kubelet yet", volume.name)),
+        _ => return Err("no volume plugin matched".into()),
     };
     let files: Files = payload::collect(source, volume).await?;
-    let path = directory(kubelet, pod, plugin, &volume.name);
+    let path = pod_volume_dir(&kubelet.config, uid, plugin, &volume.name);
     blocking(move || {
         empty_dir::set_up_payload(&path, memory)?;
         let changed = atomic::write(&path, &files).map_err(|error| format!("writing {}: {error}", path.display()))?;
         if changed {
-            ownership::apply(&path, fs_group, Access::Read)?;
+            ownership::apply(&path, fs_group, Access::Read, Change::Always)?;
         }
         Ok(Mounted::at(path, true))
     })
     .await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_containers_use_is_set_up() {
+        let spec: PodSpec = serde_json::from_value(serde_json::json!({
+            "initContainers": [{"name": "i", "volumeMounts": [{"name": "a", "mountPath": "/a"}]}],
+            "containers": [{"name": "c", "volumeDevices": [{"name": "b", "devicePath": "/dev/b"}], "env": [
+                {"name": "E", "valueFrom": {"fileKeyRef": {"volumeName": "f", "path": "p", "key": "k"}}}
+            ]}],
+            "ephemeralContainers": [{"name": "e", "volumeMounts": [{"name": "b", "mountPath": "/b"}]}],
+            "volumes": [{"name": "unused"}]
+        }))
+        .unwrap();
+        let uses = uses(&spec);
+        assert_eq!(uses["a"], Uses { mounts: true, devices: false });
+        assert_eq!(uses["b"], Uses { mounts: true, devices: true });
+        assert!(uses.contains_key("f") && !uses.contains_key("unused"));
+    }
+
+    #[test]
+    fn what_is_missing_is_told_as_upstream_tells_it() {
+        let mut attempt = Attempt::default();
+        attempt.add("b", Outcome::Unknown("error processing PVC default/c: PVC is not bound".into()));
+        let waits = Problem { event: None, unattached: true, after: Duration::from_secs(1) };
+        attempt.add("a", Outcome::Missing(waits));
+        let want = "Unable to attach or mount volumes: unmounted volumes=[a b], unattached volumes=[a], failed to process volumes=[b]: error processing PVC default/c: PVC is not bound";
+        assert_eq!(summary(&attempt, &attempt.errors.join("; ")), want);
+        assert_eq!(attempt.after, Some(Duration::from_secs(1)));
+    }
 }

@@ -11,7 +11,7 @@ use nix::mount::{MsFlags, mount};
 use nix::sys::stat::{Mode, mkdirat};
 
 use super::Mounted;
-use super::unmount::is_mount_point;
+use super::mounts::is_mount_point;
 use crate::pods::env::{EnvVars, expand_with};
 
 /// Where the bind mount of a subPath goes.

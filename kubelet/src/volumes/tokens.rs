@@ -4,9 +4,11 @@ use std::collections::HashMap;
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec};
-use k8s_openapi::api::core::v1::ServiceAccount;
+use k8s_openapi::api::core::v1::{Pod, ServiceAccount};
 use kube::api::PostParams;
 use parking_lot::Mutex;
+
+use crate::pods::spec;
 
 const MAX_AGE: SignedDuration = SignedDuration::from_hours(24);
 /// More tokens than pods of a full node can have; a bound, not a target.
@@ -23,10 +25,31 @@ pub(crate) struct TokenRequestKey {
     pub(crate) pod_uid: String,
 }
 
+impl TokenRequestKey {
+    /// For the pod's service account.
+    pub(crate) fn of(pod: &Pod, audience: &str, seconds: i64) -> Self {
+        let account = pod.spec.as_ref().and_then(|spec| spec.service_account_name.clone());
+        Self {
+            namespace: spec::namespace(pod).to_owned(),
+            service_account: account.filter(|name| !name.is_empty()).unwrap_or_else(|| "default".into()),
+            audience: audience.to_owned(),
+            seconds,
+            pod_name: spec::name(pod).to_owned(),
+            pod_uid: spec::uid(pod).to_owned(),
+        }
+    }
+}
+
+/// A token.
+#[derive(Clone, Debug)]
+pub(crate) struct Token {
+    pub(crate) token: String,
+    pub(crate) expires: Timestamp,
+}
+
 struct Held {
-    token: String,
+    token: Token,
     issued: Timestamp,
-    expires: Timestamp,
 }
 
 /// Tokens in use.
@@ -37,7 +60,7 @@ pub(crate) struct Tokens {
 
 /// Time for a new one.
 fn due(held: &Held, now: Timestamp) -> bool {
-    let life = held.expires.duration_since(held.issued);
+    let life = held.token.expires.duration_since(held.issued);
     let age = now.duration_since(held.issued);
     age > life * 8 / 10 || age > MAX_AGE
 }
@@ -48,9 +71,9 @@ impl Tokens {
     }
 
     /// A token that is good for a while.
-    pub(crate) async fn get(&self, key: &TokenRequestKey) -> Result<String, String> {
+    pub(crate) async fn get(&self, key: &TokenRequestKey) -> Result<Token, String> {
         let now = Timestamp::now();
-        let have = self.held.lock().get(key).map(|held| (held.token.clone(), due(held, now), held.expires > now));
+        let have = self.held.lock().get(key).map(|held| (held.token.clone(), due(held, now), held.token.expires > now));
         if let Some((token, false, _)) = have {
             return Ok(token);
         }
@@ -67,7 +90,7 @@ impl Tokens {
         }
     }
 
-    async fn request(&self, key: &TokenRequestKey, now: Timestamp) -> Result<String, String> {
+    async fn request(&self, key: &TokenRequestKey, now: Timestamp) -> Result<Token, String> {
         let client = self.client.clone().ok_or("cannot use a service account token without an apiserver")?;
         let api: kube::Api<ServiceAccount> = kube::Api::namespaced(client, &key.namespace);
         let request = TokenRequest {
@@ -90,11 +113,12 @@ impl Tokens {
         let status = answer.status.ok_or("failed to fetch token: the answer has no status")?;
         let mut held = self.held.lock();
         if held.len() >= MAX_CACHED {
-            held.retain(|_, held| held.expires > now);
+            held.retain(|_, held| held.token.expires > now);
         }
         let token = status.token.ok_or("failed to fetch token: the answer has no token")?;
         let expires = status.expiration_timestamp.map_or(now, |expires| expires.0);
-        held.insert(key.clone(), Held { token: token.clone(), issued: now, expires });
+        let token = Token { token, expires };
+        held.insert(key.clone(), Held { token: token.clone(), issued: now });
         Ok(token)
     }
 }
@@ -106,9 +130,13 @@ mod tests {
     #[test]
     fn tokens_are_renewed_before_they_expire() {
         let at = |second: i64| Timestamp::from_second(second).expect("time");
-        let held = Held { token: String::new(), issued: at(0), expires: at(3600) };
+        let held = |expires: i64| {
+            let token = Token { token: String::new(), expires: at(expires) };
+            Held { token, issued: at(0) }
+        };
+        let long = held(31_536_000);
+        let held = held(3600);
         assert!(!due(&held, at(2879)) && due(&held, at(2881)));
-        let long = Held { token: String::new(), issued: at(0), expires: at(31_536_000) };
         assert!(!due(&long, at(86_400)) && due(&long, at(86_401)));
     }
 }

@@ -15,3 +15,4 @@ mod resize;
 mod start;
 mod static_pods;
 mod support;
+mod volumes;

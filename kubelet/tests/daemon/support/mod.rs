@@ -2,6 +2,7 @@
 
 mod cri;
 mod cri_state;
+mod csi;
 mod node;
 mod plugin;
 
@@ -10,6 +11,7 @@ use std::time::Duration;
 pub use crate::neighbour::{ApiServer, free_port};
 pub use cri::FakeRuntime;
 pub use cri_state::Script;
+pub use csi::{FakeDriver, Trouble};
 pub use node::Node;
 pub use plugin::{FakePlugin, call};
 
