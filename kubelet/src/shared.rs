@@ -21,6 +21,7 @@ use crate::stats::Stats;
 use crate::volumes::external::VolumeManager;
 use crate::volumes::objects::ObjectStore;
 use crate::volumes::tokens::Tokens;
+use crate::volumes::usage::Usages;
 
 /// The running kubelet: handles for workers and for the HTTPS server.
 pub struct Kubelet {
@@ -45,6 +46,7 @@ pub struct Kubelet {
     pub(crate) objects: Arc<ObjectStore>,
     pub(crate) tokens: Tokens,
     pub(crate) volumes: VolumeManager,
+    pub(crate) usages: Usages,
     pub(crate) events: Arc<Events>,
     pub(crate) services: Services,
     pub(crate) status: StatusManager,

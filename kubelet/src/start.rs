@@ -24,6 +24,7 @@ use crate::volumes::csi;
 use crate::volumes::external::{self, VolumeManager};
 use crate::volumes::objects::ObjectStore;
 use crate::volumes::tokens::Tokens;
+use crate::volumes::usage::{self, Usages};
 use crate::{certificates, eviction, health, images, plugins, podresources, quantity, rotation, server};
 
 /// How long the runtime may take to come up.
@@ -162,6 +163,7 @@ fn assemble(
             objects: ObjectStore::new(client.clone(), wake),
             tokens: Tokens::new(client.clone()),
             volumes: VolumeManager::new(client.is_some()),
+            usages: Usages::default(),
             pods: PodManager::default(),
             status: status_manager::StatusManager::default(),
             pleg: Arc::default(),
@@ -238,6 +240,8 @@ fn spawn(kubelet: &Arc<Kubelet>, thresholds: eviction::Thresholds, shutdown: &Ca
     tasks.spawn(plugins::run(kubelet.plugins.clone(), registry, shutdown.clone()));
     let (k, s) = of();
     tasks.spawn(external::run_janitor(k, s));
+    let (k, s) = of();
+    tasks.spawn(usage::run(k, s));
     if let Some(client) = kubelet.client.clone() {
         let (k, s) = of();
         tasks.spawn(api_source::run(k, client.clone(), s));

@@ -1,5 +1,6 @@
 //! Eviction: measures memory, disk and PIDs against the thresholds, reports pressure and ends pods until it is gone.
 
+mod local;
 mod rank;
 mod thresholds;
 
@@ -74,6 +75,9 @@ pub(crate) async fn run(
         tokio::select! {
             () = tokio::time::sleep(PERIOD) => {}
             () = shutdown.cancelled() => return,
+        }
+        if kubelet.config.file.local_storage_capacity_isolation {
+            local::enforce(&kubelet).await;
         }
         let (met, crossed) = thresholds.observe(&measure(&kubelet), Instant::now());
         let transition = kubelet.config.file.eviction_pressure_transition_period.0;

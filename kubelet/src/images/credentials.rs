@@ -6,7 +6,6 @@ use k8s_cri::v1::AuthConfig;
 use k8s_openapi::api::core::v1::{Pod, Secret};
 use serde_json::Value;
 
-use crate::pods::env::Objects;
 use crate::shared::Kubelet;
 
 const DEFAULT_REGISTRY: &str = "index.docker.io";

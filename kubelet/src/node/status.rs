@@ -51,6 +51,9 @@ async fn runtime_problems(kubelet: &Kubelet) -> (Option<String>, Option<String>)
         Ok(answer) => answer,
         Err(error) => return (Some(format!("container runtime is down: {error}")), None),
     };
+    let handlers = answer.runtime_handlers.into_iter();
+    let recursive = handlers.filter(|handler| handler.features.as_ref().is_some_and(|f| f.recursive_read_only_mounts));
+    kubelet.volumes.set_recursive(recursive.map(|handler| handler.name));
     let conditions = answer.status.unwrap_or_default().conditions;
     let problem = |type_: &str| match conditions.iter().find(|condition| condition.r#type == type_) {
         Some(condition) if condition.status => None,

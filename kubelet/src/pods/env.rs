@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::{ConfigMap, Container, EnvVar, Pod, Secret, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, Container, EnvVar, FileKeySelector, Pod, Secret, Service};
 
 use super::fields::{self, FieldContext};
 
@@ -15,6 +15,8 @@ pub(crate) trait Objects {
     fn config_map(&self, name: &str) -> Result<std::sync::Arc<ConfigMap>, ObjectError>;
     /// A secret of the pod's namespace.
     fn secret(&self, name: &str) -> Result<std::sync::Arc<Secret>, ObjectError>;
+    /// A value of a file in one of the pod's volumes; nothing when it may be absent, and is.
+    fn file(&self, selector: &FileKeySelector) -> Result<Option<String>, String>;
 }
 
 /// Why an object cannot be read.
@@ -133,6 +135,9 @@ fn value_of(
             None if key.optional == Some(true) => Ok(None),
             None => Err(format!("couldn't find key {} in Secret {namespace}/{}", key.key, key.name)),
         };
+    }
+    if let Some(selector) = &source.file_key_ref {
+        return objects.file(selector);
     }
     Err(format!("environment variable {:?} has an unsupported source", variable.name))
 }

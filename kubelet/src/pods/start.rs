@@ -13,6 +13,7 @@ use crate::runtime::container::{self, ContainerParts};
 use crate::runtime::devices;
 use crate::runtime::security::{self, ImageUser, SecurityDefaults};
 use crate::runtime::{ContainerView, resources};
+use crate::volumes::Sources;
 
 fn because(reason: &str, message: impl Into<String>) -> Waiting {
     Waiting { reason: reason.to_owned(), message: message.into() }
@@ -140,6 +141,7 @@ impl Worker {
 
     async fn environment(&self, container: &Container, sandbox: &Sandbox) -> Result<env::EnvVars, String> {
         let objects = self.kubelet.objects.snapshot(&self.pod).await;
+        let objects = Sources { objects, volumes: &self.volumes };
         let links = self.pod.spec.as_ref().and_then(|spec| spec.enable_service_links).unwrap_or(true);
         let services = self.kubelet.services.envs(spec::namespace(&self.pod), links, spec::is_static(&self.pod))?;
         env::build(&self.pod, container, &objects, &services, &self.fields(&sandbox.ips))

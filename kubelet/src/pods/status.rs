@@ -13,6 +13,7 @@ use super::actions::{self, ProbeView};
 use super::resize::ByContainer;
 use super::{conditions, phase, spec};
 use crate::runtime::{ContainerState, ContainerView, PodRuntime, resources};
+use crate::volumes::recursive;
 
 /// Readiness on top of what [`ProbeView`] knows.
 pub(crate) trait ReadyView: ProbeView {
@@ -53,6 +54,8 @@ pub(crate) struct Input<'a> {
     pub(crate) actuated: &'a ByContainer,
     /// Conditions of a resize.
     pub(crate) resize: Vec<PodCondition>,
+    /// The runtime makes mounts read-only all the way down.
+    pub(crate) recursive_read_only: bool,
     pub(crate) runtime_name: &'a str,
     pub(crate) now: Timestamp,
 }
@@ -157,7 +160,7 @@ fn container_status(
         }
         None => without_view(input, spec, container, old, waiting_reason),
     };
-    status.volume_mounts = volume_mounts(container);
+    status.volume_mounts = volume_mounts(container, input.recursive_read_only);
     let running = status.state.as_ref().is_some_and(|state| state.running.is_some());
     let id = input.runtime.container(&container.name).map_or("", |view| view.id.as_str());
     let started = running && input.probes.started(container, id);
@@ -304,13 +307,16 @@ fn time(nanos: i64) -> Option<Time> {
     (nanos > 0).then(|| Timestamp::from_second(nanos / 1_000_000_000).ok().map(Time)).flatten()
 }
 
-fn volume_mounts(container: &Container) -> Option<Vec<VolumeMountStatus>> {
+fn volume_mounts(container: &Container, recursive: bool) -> Option<Vec<VolumeMountStatus>> {
     let mounts = container.volume_mounts.as_ref().filter(|mounts| !mounts.is_empty())?;
     let of = |mount: &k8s_openapi::api::core::v1::VolumeMount| VolumeMountStatus {
         name: mount.name.clone(),
         mount_path: mount.mount_path.clone(),
         read_only: mount.read_only.filter(|read_only| *read_only),
-        recursive_read_only: (mount.read_only == Some(true)).then(|| "Disabled".to_owned()),
+        recursive_read_only: (mount.read_only == Some(true)).then(|| {
+            let recursive = recursive::resolve(mount, recursive).unwrap_or(false);
+            if recursive { "Enabled" } else { "Disabled" }.to_owned()
+        }),
         ..VolumeMountStatus::default()
     };
     Some(mounts.iter().map(of).collect())

@@ -10,7 +10,7 @@ use super::fields::FieldContext;
 use super::worker::Worker;
 use super::{dns, hosts, spec};
 use crate::runtime::{SandboxView, resources, sandbox};
-use crate::volumes::subpath;
+use crate::volumes::{recursive, subpath};
 
 /// A sandbox to start containers in.
 pub(super) struct Sandbox {
@@ -46,6 +46,17 @@ impl Worker {
         match api.get_opt(&class).await? {
             Some(found) => Ok(found.handler),
             None => anyhow::bail!("failed to get sandbox runtime: no runtime class named {class:?} found"),
+        }
+    }
+
+    /// Whether the pod's runtime handler can make mounts read-only all the way down.
+    pub(super) async fn has_recursive_read_only(&self) -> bool {
+        if !wants_recursive_read_only(&self.pod) {
+            return false;
+        }
+        match self.runtime_handler().await {
+            Ok(handler) => self.kubelet.volumes.is_recursive(&handler),
+            Err(_) => false,
         }
     }
 
@@ -98,6 +109,7 @@ impl Worker {
         images: &HashMap<String, String>,
     ) -> Result<Vec<cri::Mount>, String> {
         let directory = self.kubelet.config.pod_dir(&self.uid);
+        let handler_is_recursive = self.has_recursive_read_only().await;
         let mut mounts = Vec::new();
         for (index, mount) in container.volume_mounts.iter().flatten().enumerate() {
             let volume = self.volumes.get(&mount.name).ok_or_else(|| {
@@ -111,6 +123,7 @@ impl Worker {
             let host_path = subpath::resolve(volume, mount, envs, &place).await?;
             mounts.push(cri::Mount {
                 container_path: absolute(&mount.mount_path),
+                recursive_read_only: recursive::resolve(mount, handler_is_recursive)?,
                 host_path,
                 readonly: mount.read_only == Some(true) || volume.read_only,
                 propagation: match mount.mount_propagation.as_deref() {
@@ -195,6 +208,12 @@ fn image_mount(mount: &VolumeMount, reference: &str) -> Result<cri::Mount, Strin
         image: Some(cri::ImageSpec { image: reference.to_owned(), ..Default::default() }),
         ..Default::default()
     })
+}
+
+fn wants_recursive_read_only(pod: &Pod) -> bool {
+    let spec = pod.spec.iter();
+    let mut containers = spec.flat_map(|spec| spec.containers.iter().chain(spec.init_containers.iter().flatten()));
+    containers.any(|c| c.volume_mounts.iter().flatten().any(|mount| mount.recursive_read_only.is_some()))
 }
 
 fn absolute(path: &str) -> String {

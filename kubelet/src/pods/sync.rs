@@ -62,8 +62,8 @@ impl Worker {
             kubelet.events.pod(&self.pod, true, "NetworkNotReady", &message);
             return Ok(Next::After(RETRY));
         }
-        if let Some(pause) = self.prepare().await {
-            return Ok(Next::After(pause));
+        if let Some(next) = self.prepare().await {
+            return Ok(next);
         }
         self.probes.sync(&self.pod, &runtime);
         let resizing = self.before_resize().is_some();
@@ -112,20 +112,28 @@ impl Worker {
         Some(Duration::from_secs(u64::try_from(seconds).unwrap_or(0)).saturating_sub(gone))
     }
 
-    /// Cgroup, directories and volumes. Answers a pause when something is missing.
-    async fn prepare(&mut self) -> Option<Duration> {
+    /// Cgroup, directories and volumes. Answers what to do when something is missing.
+    async fn prepare(&mut self) -> Option<Next> {
         let kubelet = self.kubelet.clone();
         if let Err(error) = self.ensure_cgroup() {
             let message = format!("unable to ensure pod container exists: {error}");
             kubelet.events.pod(&self.pod, true, "FailedCreatePodContainer", &message);
-            return Some(RETRY);
+            return Some(Next::After(RETRY));
         }
         if let Err(error) = self.make_directories().await {
             let message = format!("error making pod data directories: {error}");
             kubelet.events.pod(&self.pod, true, "Failed", &message);
-            return Some(RETRY);
+            return Some(Next::After(RETRY));
         }
-        volumes::mount_pod(&kubelet, &self.pod, &mut self.volumes, &mut self.mounting).await
+        match volumes::mount_pod(&kubelet, &self.pod, &mut self.volumes, &mut self.mounting).await {
+            volumes::Step::Ready => None,
+            volumes::Step::Wait(pause) => Some(Next::After(pause)),
+            volumes::Step::Reject(reason, message) => {
+                kubelet.events.pod(&self.pod, true, reason, &message);
+                self.end(reason, message);
+                Some(Next::Over)
+            }
+        }
     }
 
     /// While containers have resources of before, the pod's bounds are the wider of both.

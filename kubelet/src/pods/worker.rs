@@ -202,6 +202,7 @@ impl Worker {
         self.messages.collect(runtime, |id| self.probes.forget(id)).await;
         let mut previous = (*self.entry.status()).clone();
         adopt_foreign_conditions(&mut previous, &self.pod);
+        let recursive_read_only = self.has_recursive_read_only().await;
         let mut generated = status::generate(&status::Input {
             pod: &self.pod,
             runtime,
@@ -214,6 +215,7 @@ impl Worker {
             verdict: self.verdict.as_ref(),
             actuated: &self.resources.actuated,
             resize: self.progress.conditions(),
+            recursive_read_only,
             runtime_name: &self.kubelet.runtime_info.name,
             now: status_manager::now(),
         });

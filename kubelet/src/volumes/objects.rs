@@ -11,7 +11,7 @@ use kube::runtime::{WatchStreamExt, watcher};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use crate::pods::env::{ObjectError, Objects};
+use crate::pods::env::ObjectError;
 use crate::pods::spec;
 
 const FIRST_ANSWER: Duration = Duration::from_secs(10);
@@ -203,15 +203,17 @@ impl Snapshot {
     }
 }
 
-impl Objects for Snapshot {
-    fn config_map(&self, name: &str) -> Result<Arc<ConfigMap>, ObjectError> {
+impl Snapshot {
+    /// A config map of the pod's namespace.
+    pub(crate) fn config_map(&self, name: &str) -> Result<Arc<ConfigMap>, ObjectError> {
         match self.get(Kind::ConfigMap, name)? {
             State::ConfigMap(map) => Ok(map.clone()),
             _ => Err(ObjectError::NotFound { kind: "configmap", name: name.to_owned() }),
         }
     }
 
-    fn secret(&self, name: &str) -> Result<Arc<Secret>, ObjectError> {
+    /// A secret of the pod's namespace.
+    pub(crate) fn secret(&self, name: &str) -> Result<Arc<Secret>, ObjectError> {
         match self.get(Kind::Secret, name)? {
             State::Secret(secret) => Ok(secret.clone()),
             _ => Err(ObjectError::NotFound { kind: "secret", name: name.to_owned() }),

@@ -6,7 +6,7 @@ use k8s_openapi::api::core::v1::{DownwardAPIVolumeFile, KeyToPath, Pod, ServiceA
 
 use super::objects::Snapshot;
 use super::tokens::{TokenRequestKey, Tokens};
-use crate::pods::env::{ObjectError, Objects};
+use crate::pods::env::ObjectError;
 use crate::pods::fields::{self, FieldContext};
 
 /// A file to be.

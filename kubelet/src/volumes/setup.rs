@@ -29,6 +29,16 @@ pub(crate) struct Waiting {
     failures: u32,
 }
 
+/// What comes after an attempt.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// All volumes are there.
+    Ready,
+    Wait(Duration),
+    /// They never will be: reason and message of the pod's end.
+    Reject(&'static str, String),
+}
+
 /// What came of an attempt.
 #[derive(Default)]
 struct Attempt {
@@ -53,14 +63,14 @@ enum Outcome {
     Unknown(String),
 }
 
-/// Sets up the volumes that containers use. `have`: those of the last time. Answers a pause when some are missing; what
-/// there is to say has been said.
+/// Sets up the volumes that containers use. `have`: those of the last time. What there is to say about missing ones has
+/// been said.
 pub(crate) async fn mount_pod(
     kubelet: &Arc<Kubelet>,
     pod: &Arc<Pod>,
     have: &mut HashMap<String, Mounted>,
     waiting: &mut Waiting,
-) -> Option<Duration> {
+) -> Step {
     let attempt = attempt(kubelet, pod, have).await;
     kubelet.volumes.saw(spec::uid(pod));
     for (reason, message) in &attempt.events {
@@ -69,13 +79,20 @@ pub(crate) async fn mount_pod(
     have.clone_from(&attempt.mounted);
     if attempt.missing.is_empty() {
         *waiting = Waiting::default();
-        return None;
+        return Step::Ready;
     }
     let since = *waiting.since.get_or_insert_with(Instant::now);
     waiting.failures = (waiting.failures + 1).min(8);
     let late = since.elapsed() >= PATIENCE;
     if late {
         waiting.since = Some(Instant::now());
+        if external::is_node_full(kubelet, spec::uid(pod)).await {
+            let lists = lists(&attempt);
+            let message = format!(
+                "Node has reached its volume attachment limit, rejecting pod. {lists}: context deadline exceeded"
+            );
+            return Step::Reject("VolumeAttachmentLimitExceeded", message);
+        }
     }
     if late || !attempt.errors.is_empty() {
         let why =
@@ -83,18 +100,22 @@ pub(crate) async fn mount_pod(
         kubelet.events.pod(pod, true, "FailedMount", &summary(&attempt, &why));
     }
     let usual = (RETRY * (1 << waiting.failures) / 2).min(RETRY_MAX);
-    Some(attempt.after.map_or(usual, |after| after.min(usual)).max(Duration::from_millis(100)))
+    Step::Wait(attempt.after.map_or(usual, |after| after.min(usual)).max(Duration::from_millis(100)))
 }
 
 /// Upstream's words.
 fn summary(attempt: &Attempt, why: &str) -> String {
+    format!("Unable to attach or mount volumes: {}: {why}", lists(attempt))
+}
+
+fn lists(attempt: &Attempt) -> String {
     let list = |names: &[String]| {
         let mut names = names.to_vec();
         names.sort();
         names.join(" ")
     };
     format!(
-        "Unable to attach or mount volumes: unmounted volumes=[{}], unattached volumes=[{}], failed to process volumes=[{}]: {why}",
+        "unmounted volumes=[{}], unattached volumes=[{}], failed to process volumes=[{}]",
         list(&attempt.missing),
         list(&attempt.unattached),
         list(&attempt.unprocessed),

@@ -387,6 +387,42 @@ async fn one_pod_at_a_time_and_bound_claims_only() {
     node.wait_for_pod_ready("c", "True").await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn volumes_are_measured() {
+    let mut node = Node::prepare(json!({"volumeStatsAggPeriod": "1s"})).await;
+    node.api_server.boot().await;
+    node.start_kubelet();
+    node.wait_for_ready("True").await;
+    let driver = FakeDriver::start(&node.path("kubelet"), DRIVER, &ALL);
+    registered(&node).await;
+    describe_driver(&node, json!({})).await;
+    volume(&node, "measured", csi("h1")).await;
+    node.run("a", using("measured")).await;
+    node.wait_for_pod_ready("a", "True").await;
+    let metric = "kubelet_volume_stats_used_bytes{namespace=\"default\",persistentvolumeclaim=\"measured\"} 40";
+    let text = || String::from_utf8(common::telemetry::gather_text()).unwrap();
+    eventually("the metric", async || if text().contains(metric) { Ok(()) } else { Err("absent".into()) }).await;
+    assert!(text().contains("csi_operations_seconds_count{driver_name=\"d.example.com\",grpc_status_code=\"OK\""));
+    node.delete("a", None).await;
+    node.wait_until_gone("a").await;
+    eventually("the metric to go", async || if text().contains(metric) { Err("there".into()) } else { Ok(()) }).await;
+    assert_eq!(driver.count("unstage h1"), 1);
+
+    // Who writes more than allowed has to go.
+    let spec = json!({
+        "containers": [{"name": "main", "volumeMounts": [{"name": "v", "mountPath": "/v"}]}],
+        "volumes": [{"name": "v", "emptyDir": {"sizeLimit": "1Mi"}}],
+    });
+    node.run("greedy", spec).await;
+    node.wait_for_pod_ready("greedy", "True").await;
+    let mounts = node.runtime.config("main").unwrap().mounts;
+    let place = mounts.iter().find(|mount| mount.container_path == "/v").unwrap().host_path.clone();
+    std::fs::write(std::path::Path::new(&place).join("file"), vec![1; 2 << 20]).unwrap();
+    let pod = node.wait_for_pod("greedy", "/status/reason", "Evicted").await;
+    assert_eq!(pod["status"]["message"], "Usage of EmptyDir volume \"v\" exceeds the limit \"1Mi\". ");
+    assert_eq!(pod["status"]["phase"], "Failed");
+}
+
 /// Whether this process may mount; otherwise the test says that it was left out.
 fn may_mount() -> bool {
     let root = std::fs::metadata("/proc/self").is_ok_and(|own| std::os::unix::fs::MetadataExt::uid(&own) == 0);

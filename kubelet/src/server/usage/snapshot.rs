@@ -13,6 +13,7 @@ use crate::pods::{PodRecord, spec};
 use crate::runtime::{RuntimeError, resources};
 use crate::shared::Kubelet;
 use crate::stats::{ContainerUsage, Usage, filesystem};
+use crate::volumes::usage::VolumeUsage;
 
 /// A container that runs.
 pub(in crate::server) struct ContainerEntry {
@@ -29,6 +30,7 @@ pub(in crate::server) struct PodEntry {
     pub(super) cgroup: String,
     pub(super) network: Vec<Interface>,
     pub(super) containers: Vec<ContainerEntry>,
+    pub(super) volumes: Arc<Vec<VolumeUsage>>,
 }
 
 /// Use of the file system that images and writable layers are on.
@@ -124,6 +126,7 @@ fn pod_entry(kubelet: &Kubelet, record: PodRecord, usages: Vec<ContainerUsage>) 
         cgroup: format!("/{}", parts.join("/")),
         network: process.map(|process| network::of_process(&process)).unwrap_or_default(),
         containers,
+        volumes: kubelet.usages.get(uid),
         record,
     }
 }

@@ -9,6 +9,7 @@ use crate::node::machine::Disk;
 use crate::pods::spec;
 use crate::shared::Kubelet;
 use crate::stats::Usage;
+use crate::volumes::usage::VolumeUsage;
 
 fn time(at: Timestamp) -> String {
     at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
@@ -86,7 +87,10 @@ fn container(at: &str, entry: &ContainerEntry, images: Option<&ImageDisk>, logs:
 fn pod(at: &str, entry: &PodEntry, snapshot: &Snapshot) -> Value {
     let pod = &entry.record.pod;
     let containers = entry.containers.iter();
-    let ephemeral = containers.clone().map(|entry| entry.usage.disk_used.unwrap_or(0) + entry.log_bytes).sum();
+    let of_containers: u64 = containers.clone().map(|entry| entry.usage.disk_used.unwrap_or(0) + entry.log_bytes).sum();
+    let local = entry.volumes.iter().filter(|volume| volume.ephemeral);
+    let of_volumes: u64 = local.map(|volume| u64::try_from(volume.used).unwrap_or(0)).sum();
+    let ephemeral = of_containers + of_volumes;
     let containers: Vec<Value> =
         containers.map(|entry| container(at, entry, snapshot.images.as_ref(), &snapshot.disk)).collect();
     let started = entry.record.status.start_time.as_ref().map(|started| time(started.0));
@@ -96,8 +100,26 @@ fn pod(at: &str, entry: &PodEntry, snapshot: &Snapshot) -> Value {
         "cpu": cpu(at, &entry.usage), "memory": memory(at, &entry.usage, None),
         "network": network(at, &entry.network, "eth0"),
         "ephemeral-storage": disk(at, &snapshot.disk, Some(ephemeral), None),
+        "volume": volumes(spec::namespace(pod), &entry.volumes),
         "process_stats": {"process_count": entry.usage.processes}
     }))
+}
+
+/// Nothing rather than an empty list.
+fn volumes(namespace: &str, volumes: &[VolumeUsage]) -> Value {
+    if volumes.is_empty() {
+        return Value::Null;
+    }
+    let one = |volume: &VolumeUsage| {
+        known(json!({
+            "time": time(volume.at), "name": volume.name,
+            "availableBytes": volume.available, "capacityBytes": volume.capacity, "usedBytes": volume.used,
+            "inodesFree": volume.inodes_free, "inodes": volume.inodes, "inodesUsed": volume.inodes_used,
+            "pvcRef": volume.claim.as_ref().map(|claim| json!({"name": claim, "namespace": namespace})),
+            "volumeHealthStats": volume.abnormal.map(|abnormal| json!({"abnormal": abnormal}))
+        }))
+    };
+    volumes.iter().map(one).collect()
 }
 
 /// The whole summary; with `only_cpu_and_memory` just these.
@@ -135,7 +157,7 @@ fn keep_cpu_and_memory(summary: &mut Value) {
     };
     drop(&mut summary["node"], &["network", "fs", "runtime", "rlimit"]);
     for pod in summary["pods"].as_array_mut().into_iter().flatten() {
-        drop(pod, &["network", "ephemeral-storage", "process_stats"]);
+        drop(pod, &["network", "volume", "ephemeral-storage", "process_stats"]);
         for container in pod["containers"].as_array_mut().into_iter().flatten() {
             drop(container, &["rootfs", "logs"]);
         }

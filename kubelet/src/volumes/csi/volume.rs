@@ -69,6 +69,23 @@ pub(in crate::volumes) async fn check_attached(kubelet: &Kubelet, source: &Volum
     }
 }
 
+/// Whether the attacher found no room on the node, for drivers that are asked for their limits again and again.
+pub(in crate::volumes) async fn is_exhausted(kubelet: &Kubelet, source: &Volume) -> bool {
+    let policy = kubelet.volumes.policy(kubelet, &source.driver).await;
+    if policy.is_ok_and(|policy| policy.allocatable_period.is_none()) {
+        return false;
+    }
+    let Ok(found) = attachment(kubelet, source).await else { return false };
+    let code = found.status.and_then(|status| status.attach_error).and_then(|error| error.error_code);
+    if code != Some(tonic::Code::ResourceExhausted as i32) {
+        return false;
+    }
+    if let Err(error) = super::drivers::refresh_limit(kubelet, &source.driver).await {
+        tracing::warn!(driver = source.driver, error, "cannot update the number of volumes that fit");
+    }
+    true
+}
+
 fn fs_group(pod: &Pod) -> Option<i64> {
     pod.spec.as_ref()?.security_context.as_ref()?.fs_group
 }

@@ -1,6 +1,6 @@
 //! What is known of all volumes from elsewhere, and who may work on them.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Weak};
 use std::time::Instant;
 
@@ -28,6 +28,8 @@ pub(crate) struct VolumeManager {
     pub(crate) drivers: Drivers,
     objects: DriverObjects,
     node_problem: Mutex<Option<String>>,
+    /// Runtime handlers that can make mounts read-only all the way down.
+    recursive: Mutex<HashSet<String>>,
     /// The node's status has to say something else about volumes in use.
     pub(crate) in_use_changed: Notify,
     /// There may be something to unstage.
@@ -45,6 +47,7 @@ impl VolumeManager {
             drivers: Drivers::default(),
             objects: DriverObjects::default(),
             node_problem: Mutex::new(problem),
+            recursive: Mutex::default(),
             in_use_changed: Notify::new(),
             idle: Notify::new(),
         }
@@ -81,6 +84,16 @@ impl VolumeManager {
         *self.node_problem.lock() = problem;
     }
 
+    /// What the runtime says about its handlers.
+    pub(crate) fn set_recursive(&self, handlers: impl Iterator<Item = String>) {
+        *self.recursive.lock() = handlers.collect();
+    }
+
+    /// Whether a handler can make mounts read-only all the way down.
+    pub(crate) fn is_recursive(&self, handler: &str) -> bool {
+        self.recursive.lock().contains(handler)
+    }
+
     /// A driver has come (back): who waits for it need not wait longer.
     pub(crate) fn retry_driver(&self, kubelet: &Kubelet, driver: &str) {
         let of_driver = |volume: &External| matches!(&volume.kind, Kind::Csi(source) if source.driver == driver);
@@ -99,9 +112,14 @@ impl VolumeManager {
         self.idle.notify_one();
     }
 
-    /// Volumes that are mounted for a pod.
-    pub(crate) fn mounted(&self, uid: &str) -> Vec<Arc<External>> {
-        self.book.lock().mounted(uid)
+    /// A volume that is mounted for a pod, by its name in the pod.
+    pub(crate) fn mounted(&self, uid: &str, name: &str) -> Option<Arc<External>> {
+        let claimed = self.resolved.lock().get(&(uid.to_owned(), name.to_owned())).map(|(_, volume)| volume.clone());
+        let mounted = self.book.lock().mounted(uid);
+        mounted.into_iter().find(|volume| match &claimed {
+            Some(claimed) => claimed.unique == volume.unique,
+            None => volume.name == name && volume.claim.is_none(),
+        })
     }
 
     /// The pod's volumes have been looked at.

@@ -23,7 +23,7 @@ mod unmount;
 use std::path::PathBuf;
 
 pub(crate) use manager::VolumeManager;
-pub(super) use mount::{Problem, ensure};
+pub(super) use mount::{Problem, ensure, is_node_full, published_path};
 pub(crate) use reconstruct::reconstruct;
 pub(super) use resolve::{Resolved, Uses, resolve};
 pub(crate) use unmount::run as run_janitor;

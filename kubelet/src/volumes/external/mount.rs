@@ -181,12 +181,12 @@ async fn work(kubelet: &Kubelet, pod: &Arc<Pod>, volume: &External, attach: bool
         let step = if map { "MapVolume.MapPodDevice failed" } else { "MountVolume.SetUp failed" };
         set_up(kubelet, pod, volume).await.map_err(|failure| Failed::at(step)(failure.to_string()))?;
     }
-    let growing = expand::grow(kubelet, pod, volume, &place_to_grow(kubelet, uid, volume)).await;
+    let growing = expand::grow(kubelet, pod, volume, &published_path(kubelet, uid, volume)).await;
     growing.map_err(Failed::at("MountVolume.Setup failed while expanding volume"))
 }
 
 /// The path by which the driver knows what it published.
-fn place_to_grow(kubelet: &Kubelet, uid: &str, volume: &External) -> PathBuf {
+pub(in crate::volumes) fn published_path(kubelet: &Kubelet, uid: &str, volume: &External) -> PathBuf {
     let place = place(kubelet, uid, volume);
     if volume.block { std::fs::read_link(&place).unwrap_or(place) } else { place }
 }
@@ -237,4 +237,21 @@ async fn verify_attached(kubelet: &Kubelet, volume: &External) -> Result<(), Str
         true => Ok(()),
         false => Err("Volume not attached according to node status".into()),
     }
+}
+
+/// Whether one of the pod's volumes cannot be attached because the node has as many as it can; if so the driver is asked
+/// anew how many that are.
+pub(in crate::volumes) async fn is_node_full(kubelet: &Kubelet, uid: &str) -> bool {
+    let unattached = {
+        let book = kubelet.volumes.book.lock();
+        let waits = |volume: &Arc<External>| book.get(&volume.unique).is_some_and(|r| r.attachable && !r.attached);
+        book.of_pod(uid).into_iter().filter(waits).collect::<Vec<_>>()
+    };
+    for volume in unattached {
+        let Kind::Csi(source) = &volume.kind else { continue };
+        if csi::volume::is_exhausted(kubelet, source).await {
+            return true;
+        }
+    }
+    false
 }
