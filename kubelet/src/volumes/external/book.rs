@@ -250,7 +250,7 @@ mod tests {
     fn mount(book: &mut Book, uid: &str, outcome: Result<(), Failure>) {
         let before = book.begin_mount("v", uid);
         assert_ne!(book.get("v").unwrap().mounts[uid].step.progress, Progress::No, "on the books before the call");
-        book.end_mount("v", uid, before, outcome.as_ref().map(|()| ()), Instant::now());
+        book.end_mount("v", uid, before, outcome.as_ref().copied(), Instant::now());
     }
 
     fn progress(book: &Book, uid: &str) -> Progress {

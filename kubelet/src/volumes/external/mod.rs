@@ -34,7 +34,7 @@ use super::csi;
 /// What a volume is made of.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
-    Csi(csi::Volume),
+    Csi(Box<csi::Volume>),
     /// A directory or a block device of the node.
     Local {
         path: PathBuf,

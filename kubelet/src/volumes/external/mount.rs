@@ -201,7 +201,7 @@ async fn stage(kubelet: &Kubelet, pod: &Pod, volume: &External) -> Result<(), Fa
         Kind::Nfs(_) => Ok(()),
     };
     timer.end(outcome.is_ok());
-    kubelet.volumes.book.lock().end_stage(&volume.unique, before, outcome.as_ref().map(|()| ()));
+    kubelet.volumes.book.lock().end_stage(&volume.unique, before, outcome.as_ref().copied());
     outcome
 }
 
@@ -218,7 +218,7 @@ async fn set_up(kubelet: &Kubelet, pod: &Pod, volume: &External) -> Result<(), F
     };
     timer.end(outcome.is_ok());
     let now = Instant::now();
-    kubelet.volumes.book.lock().end_mount(&volume.unique, uid, before, outcome.as_ref().map(|()| ()), now);
+    kubelet.volumes.book.lock().end_mount(&volume.unique, uid, before, outcome.as_ref().copied(), now);
     outcome
 }
 

@@ -98,7 +98,7 @@ fn from_data(facts: data::VolumeData, uid: &str, name: &str, block: bool) -> Ext
         false => format!("kubernetes.io/csi/{}^{}", facts.driver, facts.handle),
     };
     let source = csi::Volume { driver: facts.driver, handle: facts.handle, ephemeral, ..csi::Volume::default() };
-    external(unique, name, Kind::Csi(source), block)
+    external(unique, name, Kind::Csi(Box::new(source)), block)
 }
 
 /// Volumes that are staged, whether a pod has them or not.

@@ -45,7 +45,7 @@ pub(in crate::volumes) async fn resolve(
     if let Some(source) = &volume.csi {
         let external = External {
             unique: format!("kubernetes.io/csi/{uid}-{}", volume.name),
-            kind: Kind::Csi(csi::Volume::inline(source, namespace, uid, &volume.name)),
+            kind: Kind::Csi(Box::new(csi::Volume::inline(source, namespace, uid, &volume.name))),
             read_only: source.read_only == Some(true),
             ..bare(&volume.name)
         };
@@ -229,7 +229,7 @@ fn from_volume(
     };
     let external = if let Some(source) = &spec.csi {
         let unique = format!("kubernetes.io/csi/{}^{}", source.driver, source.volume_handle);
-        External { unique, kind: Kind::Csi(csi::Volume::persistent(source)), ..base }
+        External { unique, kind: Kind::Csi(Box::new(csi::Volume::persistent(source))), ..base }
     } else if let Some(source) = &spec.local {
         let unique = format!("kubernetes.io/local-volume/{name}");
         let fs_type = source.fs_type.clone().unwrap_or_default();
