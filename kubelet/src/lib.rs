@@ -6,6 +6,7 @@ mod certificates;
 mod cgroups;
 pub mod config;
 pub mod devices;
+pub mod dra;
 mod events;
 mod eviction;
 #[cfg(any(test, feature = "fuzz"))]
@@ -15,6 +16,7 @@ mod gates;
 mod grpc;
 mod health;
 mod images;
+mod metrics;
 pub mod node;
 mod placement;
 mod plugins;
@@ -29,6 +31,7 @@ mod server;
 mod shared;
 mod start;
 pub mod stats;
+mod userns;
 mod volumes;
 pub mod wire;
 

@@ -138,8 +138,9 @@ pub mod wire {
 }
 
 use wire::{
-    AllocatableResourcesResponse, ContainerDevices, ContainerMemory, ContainerResources, Empty, GetPodResourcesRequest,
-    GetPodResourcesResponse, ListPodResourcesResponse, NumaNode, PodResources, TopologyInfo,
+    AllocatableResourcesResponse, CdiDevice, ClaimResource, ContainerDevices, ContainerMemory, ContainerResources,
+    DynamicResource, Empty, GetPodResourcesRequest, GetPodResourcesResponse, ListPodResourcesResponse, NumaNode,
+    PodResources, TopologyInfo,
 };
 
 /// Serves until shutdown.
@@ -209,11 +210,33 @@ fn describe_devices(kubelet: &Kubelet, uid: &str, name: &str) -> ContainerResour
     ContainerResources { name: name.to_owned(), devices, ..ContainerResources::default() }
 }
 
+fn claims(kubelet: &Kubelet, uid: &str, container: &str) -> Vec<DynamicResource> {
+    let Some(record) = kubelet.pods.get(uid) else { return Vec::new() };
+    let shown = kubelet.claims.shown(&record.pod, container).into_iter();
+    shown
+        .map(|claim| DynamicResource {
+            claim_name: claim.name,
+            claim_namespace: spec::namespace(&record.pod).to_owned(),
+            claim_resources: claim
+                .devices
+                .into_iter()
+                .map(|device| ClaimResource {
+                    cdi_devices: device.cdi.into_iter().map(|name| CdiDevice { name }).collect(),
+                    driver_name: device.driver,
+                    pool_name: device.pool,
+                    device_name: device.name,
+                    share_id: device.share,
+                })
+                .collect(),
+        })
+        .collect()
+}
+
 fn describe(kubelet: &Kubelet, uid: &str, name: &str) -> ContainerResources {
     ContainerResources {
         cpu_ids: ids(kubelet.placement.exclusive_cpus(uid, name).iter()),
         memory: memory(kubelet.placement.memory_of(uid, name)),
-        dynamic_resources: Vec::new(),
+        dynamic_resources: claims(kubelet, uid, name),
         ..describe_devices(kubelet, uid, name)
     }
 }

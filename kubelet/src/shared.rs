@@ -7,6 +7,7 @@ use tokio_util::sync::CancellationToken;
 use crate::cgroups::Cgroups;
 use crate::config::Config;
 use crate::devices::Devices;
+use crate::dra::Claims;
 use crate::events::Events;
 use crate::images::ImageManager;
 use crate::node::NodeState;
@@ -18,6 +19,7 @@ use crate::pods::status_manager::StatusManager;
 use crate::runtime::pleg::Pleg;
 use crate::runtime::{Runtime, RuntimeInfo};
 use crate::stats::Stats;
+use crate::userns::UserNamespaces;
 use crate::volumes::external::VolumeManager;
 use crate::volumes::objects::ObjectStore;
 use crate::volumes::tokens::Tokens;
@@ -41,7 +43,9 @@ pub struct Kubelet {
     pub stats: Stats,
     pub(crate) cgroups: Arc<Cgroups>,
     pub(crate) placement: Placement,
+    pub(crate) users: UserNamespaces,
     pub(crate) devices: Arc<Devices>,
+    pub(crate) claims: Claims,
     pub(crate) images: ImageManager,
     pub(crate) objects: Arc<ObjectStore>,
     pub(crate) tokens: Tokens,

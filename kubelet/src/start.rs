@@ -11,31 +11,34 @@ use tokio_util::task::TaskTracker;
 use crate::cgroups::{Cgroups, Limits, Version};
 use crate::config::{Config, Options};
 use crate::devices::{self, Devices};
+use crate::dra::Claims;
 use crate::events::Events;
-use crate::images::ImageManager;
-use crate::node::{NodeState, lease, machine, status};
+use crate::images::{ImageManager, Providers};
+use crate::node::{NodeState, lease, machine, object, oom, shutdown, status};
 use crate::placement::Placement;
 use crate::placement::topology::Topology;
 use crate::pods::services::Services;
-use crate::pods::{PodManager, api_source, housekeeping, static_source, status_manager};
+use crate::pods::{PodManager, api_source, housekeeping, static_source, status_manager, url_source};
 use crate::runtime::{Runtime, RuntimeInfo, pleg, resources};
 use crate::shared::Kubelet;
+use crate::userns::UserNamespaces;
 use crate::volumes::csi;
 use crate::volumes::external::{self, VolumeManager};
 use crate::volumes::objects::ObjectStore;
 use crate::volumes::tokens::Tokens;
 use crate::volumes::usage::{self, Usages};
-use crate::{certificates, eviction, health, images, plugins, podresources, quantity, rotation, server};
+use crate::{certificates, eviction, health, images, metrics, plugins, podresources, quantity, rotation, server};
 
 /// How long the runtime may take to come up.
 const RUNTIME_PATIENCE: Duration = Duration::from_secs(120);
 
 /// Runs the kubelet until `shutdown`. Containers keep running afterwards.
 pub async fn run(options: Options, shutdown: CancellationToken) -> anyhow::Result<()> {
-    let config = Config::complete(&options)?;
+    let mut config = Config::complete(&options)?;
     let rotation = rotation::Policy::new(&config.file)?;
     let thresholds = eviction::Thresholds::new(&config.file)?;
-    let cgroups = Arc::new(Cgroups::detect(&config.file).context("finding the mounted cgroup hierarchies")?);
+    let groups = shutdown::groups(&config.file)?;
+    let mut cgroups = Cgroups::detect(&config.file).context("finding the mounted cgroup hierarchies")?;
     if cgroups.version() == Version::V1 && config.file.fail_cgroup_v1 {
         bail!(
             "kubelet is configured to not run on a host using cgroup v1. cgroup v1 support is unsupported and will be removed in a future release (set failCgroupV1: false to run anyway)"
@@ -56,12 +59,25 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> anyhow::Resul
         info = wait_for_runtime(&runtime, &file.container_runtime_endpoint) => info?,
         () = shutdown.cancelled() => return Ok(()),
     };
-    let resources = ResourceManagers::new(&config, cgroups, Path::new("/sys"))?;
+    match runtime.cgroup_driver().await {
+        Ok(Some(driver)) if driver != config.file.cgroup_driver => {
+            tracing::info!(driver, "using the cgroup driver that the container runtime uses");
+            config.file.cgroup_driver = driver.to_owned();
+            cgroups = Cgroups::detect(&config.file).context("finding the mounted cgroup hierarchies")?;
+        }
+        Ok(_) => {}
+        Err(error) => tracing::warn!(%error, "the container runtime does not tell its cgroup driver"),
+    }
+    let resources = ResourceManagers::new(&config, Arc::new(cgroups), Path::new("/sys"))?;
     let kubelet = assemble(config, resources, client, (runtime, runtime_info), shutdown.clone());
     prepare_cgroups(&kubelet)?;
     kubelet.events.node(false, "Starting", "Starting kubelet.");
     let health_port = health::bind(&kubelet).await?;
-    let tasks = spawn(&kubelet, thresholds, &shutdown);
+    let changed = Arc::new(tokio::sync::Notify::new());
+    let tasks = spawn(&kubelet, thresholds, &changed, &shutdown);
+    if let Some(groups) = groups {
+        tasks.spawn(shutdown::run(kubelet.clone(), groups, changed.clone(), shutdown.clone()));
+    }
     if let Some(connection) = connection {
         connection.spawn(&kubelet, &tasks, &shutdown);
     }
@@ -107,7 +123,10 @@ async fn wait_for_runtime(runtime: &Runtime, endpoint: &str) -> anyhow::Result<R
 struct ResourceManagers {
     cgroups: Arc<Cgroups>,
     devices: Arc<Devices>,
+    claims: Claims,
     placement: Placement,
+    users: UserNamespaces,
+    providers: Providers,
 }
 
 impl ResourceManagers {
@@ -115,7 +134,13 @@ impl ResourceManagers {
         let topology = Topology::read(sys).context("discovering the machine's topology")?;
         let devices = Arc::new(Devices::new(&config.root_dir, topology.nodes.keys().copied()));
         let placement = Placement::new(config, topology, vec![devices.clone()])?;
-        Ok(Self { cgroups, devices, placement })
+        let users = UserNamespaces::new(config)?;
+        let providers = match &config.credential_providers {
+            Some((config, programs)) => Providers::load(config, programs)?,
+            None => Providers::default(),
+        };
+        let claims = Claims::new(&config.root_dir)?;
+        Ok(Self { cgroups, devices, claims, placement, users, providers })
     }
 }
 
@@ -150,8 +175,8 @@ fn assemble(
         Some(client) => Services::watch(client.clone(), shutdown.clone()),
         None => Services::default(),
     };
-    let node = NodeState::new(&config, machine::detect());
-    let images = ImageManager::new(&config.file);
+    let node = NodeState::new(&config, machine::detect(), managers.cgroups.version() == Version::V2);
+    let images = ImageManager::new(&config.file, managers.providers);
     let kubelet = Arc::new_cyclic(|weak: &Weak<Kubelet>| {
         let weak = weak.clone();
         let wake = move |uid: &str| {
@@ -177,6 +202,8 @@ fn assemble(
             cgroups: managers.cgroups,
             placement: managers.placement,
             devices: managers.devices,
+            claims: managers.claims,
+            users: managers.users,
             images,
             events,
             services,
@@ -184,6 +211,10 @@ fn assemble(
         }
     });
     kubelet.pods.attach(&kubelet);
+    if let Err(error) = metrics::watch(&kubelet) {
+        tracing::warn!(%error, "no metrics of pods");
+    }
+    kubelet.plugins.handle("DRAPlugin", kubelet.claims.drivers.clone());
     kubelet.plugins.handle("CSIPlugin", Arc::new(csi::Registration(Arc::downgrade(&kubelet))));
     external::reconstruct(&kubelet);
     kubelet
@@ -203,15 +234,45 @@ fn prepare_cgroups(kubelet: &Kubelet) -> anyhow::Result<()> {
         ..Limits::default()
     };
     kubelet.cgroups.ensure_node(&limits).context("making the cgroups of pods")?;
+    enforce_reservations(kubelet)?;
     if !kubelet.config.file.enforce_node_allocatable.is_empty() {
         kubelet.events.node(false, "NodeAllocatableEnforced", "Updated Node Allocatable limit across pods");
     }
     Ok(())
 }
 
-fn spawn(kubelet: &Arc<Kubelet>, thresholds: eviction::Thresholds, shutdown: &CancellationToken) -> TaskTracker {
+/// Holds the system and Kubernetes' daemons to what is reserved for them, where that is asked for.
+fn enforce_reservations(kubelet: &Kubelet) -> anyhow::Result<()> {
+    let file = &kubelet.config.file;
+    for (name, title, cgroup, reserved) in [
+        ("system-reserved", "system", &file.system_reserved_cgroup, &file.system_reserved),
+        ("kube-reserved", "kube", &file.kube_reserved_cgroup, &file.kube_reserved),
+    ] {
+        let enforced = |level: &str| file.enforce_node_allocatable.iter().any(|asked| asked == level);
+        let compressible = enforced(&format!("{name}-compressible"));
+        if !compressible && !enforced(name) {
+            continue;
+        }
+        let limits = object::reservation(reserved, compressible);
+        if let Err(error) = kubelet.cgroups.limit_reserved(cgroup, &limits) {
+            let message = format!("Failed to enforce {title} reserved Cgroup Limits on {cgroup:?}: {error}");
+            kubelet.events.node(true, "FailedNodeAllocatableEnforcement", &message);
+            bail!(message);
+        }
+        let message = format!("Updated limits on {title} reserved cgroup {cgroup}");
+        kubelet.events.node(false, "NodeAllocatableEnforced", &message);
+    }
+    Ok(())
+}
+
+fn spawn(
+    kubelet: &Arc<Kubelet>,
+    thresholds: eviction::Thresholds,
+    changed: &Arc<tokio::sync::Notify>,
+    shutdown: &CancellationToken,
+) -> TaskTracker {
     let tasks = TaskTracker::new();
-    let changed = Arc::new(tokio::sync::Notify::new());
+    let changed = changed.clone();
     let of = || (kubelet.clone(), shutdown.clone());
     let pods = Arc::downgrade(kubelet);
     let notify = move |uid: &str| {
@@ -225,11 +286,15 @@ fn spawn(kubelet: &Arc<Kubelet>, thresholds: eviction::Thresholds, shutdown: &Ca
     let (k, s) = of();
     tasks.spawn(static_source::run(k, s));
     let (k, s) = of();
+    tasks.spawn(url_source::run(k, s));
+    let (k, s) = of();
     tasks.spawn(housekeeping::run(k, s));
     let (k, s) = of();
     tasks.spawn(crate::placement::run(k, s));
     let (k, s) = of();
     tasks.spawn(podresources::run(k, s));
+    let (k, s) = of();
+    tasks.spawn(oom::run(k, s));
     let news = DeviceNews { kubelet: Arc::downgrade(kubelet), capacity: changed.clone() };
     tasks.spawn(devices::run(kubelet.devices.clone(), Box::new(news), shutdown.clone()));
     let (k, s) = of();

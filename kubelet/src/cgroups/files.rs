@@ -70,7 +70,7 @@ fn weight(shares: i64) -> i64 {
 }
 
 /// `2MB`, `1GB`: as the kernel names files of a page size.
-fn page_size(bytes: i64) -> String {
+pub(crate) fn page_size(bytes: i64) -> String {
     const UNITS: [&str; 6] = ["B", "KB", "MB", "GB", "TB", "PB"];
     let (mut size, mut unit) = (bytes, 0);
     while size > 0 && size % 1024 == 0 && unit + 1 < UNITS.len() {

@@ -11,6 +11,7 @@ use k8s_openapi::api::core::v1::Pod;
 
 use crate::node::machine;
 use crate::runtime::resources::Qos;
+pub(crate) use files::page_size;
 use fs::Hierarchies;
 pub(crate) use fs::Version;
 #[cfg(any(test, feature = "fuzz"))]
@@ -133,6 +134,17 @@ impl Cgroups {
         let least = Limits { cpu_shares: Some(2), ..class.clone() };
         self.ensure(self.parts(Some(Qos::BestEffort), None), &least)?;
         self.ensure(self.parts(Some(Qos::Burstable), None), &class)
+    }
+
+    /// Limits a cgroup that the operator made for something else than pods.
+    pub(crate) fn limit_reserved(&self, cgroup: &str, limits: &Limits) -> Result<(), CgroupError> {
+        let parts = cgroup.split('/').filter(|part| !part.is_empty()).map(str::to_owned).collect();
+        let parts = self.physical(parts);
+        if !self.hierarchies.exists(&parts) {
+            let source = std::io::Error::from(std::io::ErrorKind::NotFound);
+            return Err(CgroupError { operation: "find", path: cgroup.to_owned(), source });
+        }
+        self.hierarchies.apply(&parts, limits)
     }
 
     /// Shares of the burstable class: what its pods ask for together.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 use super::duration::GoDuration;
-use super::file::{Authentication, Authorization, CrashLoopBackOff, KubeletConfiguration};
+use super::file::{Authentication, Authorization, CrashLoopBackOff, KubeletConfiguration, MemorySwap};
 
 /// The only version of the file that there is.
 pub(crate) const API_VERSION: &str = "kubelet.config.k8s.io/v1beta1";
@@ -118,7 +118,7 @@ impl Default for KubeletConfiguration {
             iptables_drop_bit: 15,
             feature_gates: BTreeMap::new(),
             fail_swap_on: true,
-            memory_swap: Value::Object(serde_json::Map::new()),
+            memory_swap: MemorySwap::default(),
             container_log_max_size: "10Mi".into(),
             container_log_max_files: 5,
             container_log_max_workers: 1,
@@ -155,7 +155,7 @@ impl Default for KubeletConfiguration {
             container_runtime_endpoint: "unix:///run/containerd/containerd.sock".into(),
             image_service_endpoint: String::new(),
             fail_cgroup_v1: true,
-            user_namespaces: Value::Null,
+            user_namespaces: None,
         }
     }
 }

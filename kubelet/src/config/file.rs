@@ -121,7 +121,7 @@ pub struct KubeletConfiguration {
     pub iptables_drop_bit: i32,
     pub feature_gates: BTreeMap<String, bool>,
     pub fail_swap_on: bool,
-    pub memory_swap: Value,
+    pub memory_swap: MemorySwap,
     pub container_log_max_size: String,
     pub container_log_max_files: i32,
     pub container_log_max_workers: i32,
@@ -145,7 +145,7 @@ pub struct KubeletConfiguration {
     pub enable_system_log_query: bool,
     pub shutdown_grace_period: GoDuration,
     pub shutdown_grace_period_critical_pods: GoDuration,
-    pub shutdown_grace_period_by_pod_priority: Vec<Value>,
+    pub shutdown_grace_period_by_pod_priority: Vec<ShutdownGracePeriodByPodPriority>,
     pub crash_loop_back_off: CrashLoopBackOff,
     pub reserved_memory: Vec<MemoryReservation>,
     pub enable_profiling_handler: bool,
@@ -160,7 +160,7 @@ pub struct KubeletConfiguration {
     pub container_runtime_endpoint: String,
     pub image_service_endpoint: String,
     pub fail_cgroup_v1: bool,
-    pub user_namespaces: Value,
+    pub user_namespaces: Option<UserNamespaces>,
 }
 
 /// Who may talk to the kubelet's server.
@@ -236,6 +236,33 @@ impl Default for WebhookAuthorization {
     fn default() -> Self {
         Self { cache_authorized_ttl: GoDuration::seconds(300), cache_unauthorized_ttl: GoDuration::seconds(30) }
     }
+}
+
+/// What pods may swap.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+#[allow(missing_docs, reason = "field names are upstream's public configuration API")]
+pub struct MemorySwap {
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub swap_behavior: String,
+}
+
+/// How long pods of that priority, and above, have when the node shuts down.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+#[allow(missing_docs, reason = "field names are upstream's public configuration API")]
+pub struct ShutdownGracePeriodByPodPriority {
+    pub priority: i32,
+    pub shutdown_grace_period_seconds: i64,
+}
+
+/// User namespaces of pods.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+#[allow(missing_docs, reason = "field names are upstream's public configuration API")]
+pub struct UserNamespaces {
+    #[serde(rename = "idsPerPod", skip_serializing_if = "Option::is_none")]
+    pub ids_per_pod: Option<i64>,
 }
 
 /// Memory of a NUMA node that is kept from pods.

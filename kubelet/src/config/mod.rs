@@ -13,7 +13,7 @@ use anyhow::{Context, bail};
 use serde_json::Value;
 
 pub use duration::GoDuration;
-pub use file::{Authentication, Authorization, KubeletConfiguration};
+pub use file::{Authentication, Authorization, KubeletConfiguration, ShutdownGracePeriodByPodPriority};
 pub use overrides::Overrides;
 
 /// The command line.
@@ -62,6 +62,12 @@ pub struct Options {
     /// Directory of drop-in configuration files (`*.conf`), laid over --config in the order of their names.
     #[arg(long, default_value = "")]
     pub config_dir: String,
+    /// Configuration of credential provider plugins.
+    #[arg(long, default_value = "")]
+    pub image_credential_provider_config: String,
+    /// Where their programs are.
+    #[arg(long, default_value = "")]
+    pub image_credential_provider_bin_dir: String,
     /// Flags that shadow the file.
     #[command(flatten)]
     pub overrides: Overrides,
@@ -84,6 +90,8 @@ pub struct Config {
     pub kubeconfig: Option<PathBuf>,
     /// Kubeconfig to join the cluster with.
     pub bootstrap_kubeconfig: Option<PathBuf>,
+    /// Configuration and directory of credential provider plugins.
+    pub credential_providers: Option<(PathBuf, PathBuf)>,
     /// State directory.
     pub root_dir: PathBuf,
     /// Certificate directory.
@@ -127,6 +135,8 @@ impl Config {
             node_labels,
             kubeconfig: path(&options.kubeconfig),
             bootstrap_kubeconfig: path(&options.bootstrap_kubeconfig),
+            credential_providers: path(&options.image_credential_provider_config)
+                .map(|config| (config, PathBuf::from(&options.image_credential_provider_bin_dir))),
             root_dir: options.root_dir.clone(),
             cert_dir: options.cert_dir.clone(),
             external_cloud: options.cloud_provider == "external",
@@ -240,10 +250,60 @@ fn validate(file: &KubeletConfiguration) -> anyhow::Result<()> {
     if !matches!(file.authorization.mode.as_str(), "AlwaysAllow" | "Webhook") {
         bail!("invalid configuration: authorization.mode {:?} must be AlwaysAllow or Webhook", file.authorization.mode);
     }
+    if !matches!(file.memory_swap.swap_behavior.as_str(), "" | "NoSwap" | "LimitedSwap") {
+        bail!(
+            "invalid configuration: memorySwap.swapBehavior {:?} must be one of: \"\", \"LimitedSwap\" or \"NoSwap\"",
+            file.memory_swap.swap_behavior
+        );
+    }
+    check_enforcement(file)?;
+    if file.reserved_system_cpus.is_empty() {
+        // Reservations are what the lists say.
+    } else if !file.system_reserved_cgroup.is_empty() || !file.kube_reserved_cgroup.is_empty() {
+        bail!(
+            "invalid configuration: can't use reservedSystemCPUs (--reserved-cpus) with systemReservedCgroup (--system-reserved-cgroup) or kubeReservedCgroup (--kube-reserved-cgroup)"
+        );
+    }
     if file.fail_swap_on && swap_is_on() {
         bail!(
             "running with swap on is not supported, please disable swap or set --fail-swap-on flag to false (/proc/swaps lists devices)"
         );
+    }
+    Ok(())
+}
+
+/// What of node allocatable is enforced, and that the cgroups for it are named.
+fn check_enforcement(file: &KubeletConfiguration) -> anyhow::Result<()> {
+    let asked = &file.enforce_node_allocatable;
+    let what = "enforceNodeAllocatable (--enforce-node-allocatable)";
+    if !file.cgroups_per_qos && asked.iter().any(|level| !level.is_empty() && level != "none") {
+        bail!("invalid configuration: {what} is not supported unless cgroupsPerQOS (--cgroups-per-qos) is set to true");
+    }
+    for level in asked {
+        let (cgroup, field) = match level.as_str() {
+            "" | "pods" => continue,
+            "none" if asked.len() > 1 => {
+                bail!(
+                    "invalid configuration: {what} may not contain additional enforcements when \"none\" is specified"
+                )
+            }
+            "none" => continue,
+            "system-reserved" | "system-reserved-compressible" => {
+                (&file.system_reserved_cgroup, "systemReservedCgroup (--system-reserved-cgroup)")
+            }
+            "kube-reserved" | "kube-reserved-compressible" => {
+                (&file.kube_reserved_cgroup, "kubeReservedCgroup (--kube-reserved-cgroup)")
+            }
+            other => bail!(
+                "invalid configuration: option {other:?} specified for {what}. Valid options are \"pods\", \"system-reserved\", \"system-reserved-compressible\", \"kube-reserved\", \"kube-reserved-compressible\" or \"none\""
+            ),
+        };
+        if cgroup.is_empty() {
+            bail!("invalid configuration: {field} must be specified when {level:?} contained in {what}");
+        }
+        if asked.contains(&format!("{level}-compressible")) {
+            bail!("invalid configuration: both {level:?} and \"{level}-compressible\" cannot be specified in {what}");
+        }
     }
     Ok(())
 }
@@ -255,6 +315,34 @@ fn swap_is_on() -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn enforcement_needs_its_cgroups() {
+        for (levels, system_cgroup, want) in [
+            (&["pods"][..], "", None),
+            (&["none"], "", None),
+            (&["pods", "system-reserved"], "/system", None),
+            (
+                &["pods", "system-reserved"],
+                "",
+                Some("systemReservedCgroup (--system-reserved-cgroup) must be specified"),
+            ),
+            (&["pods", "none"], "", Some("may not contain additional enforcements")),
+            (&["all"], "", Some("option \"all\" specified")),
+            (&["system-reserved", "system-reserved-compressible"], "/system", Some("cannot be specified")),
+        ] {
+            let file = KubeletConfiguration {
+                enforce_node_allocatable: levels.iter().map(|level| (*level).to_owned()).collect(),
+                system_reserved_cgroup: system_cgroup.into(),
+                ..KubeletConfiguration::default()
+            };
+            let error = check_enforcement(&file).err().map(|error| error.to_string());
+            match want {
+                None => assert_eq!(error, None),
+                Some(want) => assert!(error.as_ref().is_some_and(|error| error.contains(want)), "{error:?}"),
+            }
+        }
+    }
 
     #[test]
     fn unknown_fields_are_refused() {

@@ -45,6 +45,14 @@ fn wanted(container: &Container) -> BTreeMap<String, usize> {
     extended.map(|(name, amount)| (name.clone(), usize::try_from(quantity::value(amount)).unwrap_or(0))).collect()
 }
 
+/// The scheduler turned the resource into a claim, whose driver gives it.
+fn is_claimed(pod: &Pod, container: &Container, resource: &str) -> bool {
+    let status = pod.status.as_ref().and_then(|status| status.extended_resource_claim_status.as_ref());
+    status.is_some_and(|claim| {
+        claim.request_mappings.iter().any(|m| m.container_name == container.name && m.resource_name == resource)
+    })
+}
+
 impl Devices {
     /// With what the last kubelet had given.
     pub(crate) fn new(root: &std::path::Path, nodes: impl IntoIterator<Item = usize>) -> Self {
@@ -125,7 +133,7 @@ impl Devices {
         container: &Container,
     ) -> Result<Vec<wire::ContainerAllocateResponse>, String> {
         let mut answers = Vec::new();
-        for (resource, needed) in wanted(container) {
+        for (resource, needed) in wanted(container).into_iter().filter(|(name, _)| !is_claimed(pod, container, name)) {
             let (given, plugin) = {
                 let state = self.state.lock();
                 if needed == 0 || !state.knows(&resource) {
@@ -284,6 +292,9 @@ impl Provider for Devices {
 
     async fn allocate(&self, pod: &Pod, container: &Container, affinity: Hint) -> Result<(), Refusal> {
         for (resource, needed) in wanted(container) {
+            if is_claimed(pod, container, &resource) {
+                continue;
+            }
             self.give(pod, container, &resource, needed, affinity).await?;
         }
         self.note_reuse(pod, container);

@@ -19,9 +19,6 @@ pub(super) async fn candidates(kubelet: &Kubelet, pod: &Pod, image: &str) -> Vec
         .map(|reference| reference.name.clone())
         .filter(|name| !name.is_empty())
         .collect();
-    if names.is_empty() {
-        return vec![None];
-    }
     let objects = kubelet.objects.snapshot(pod).await;
     let mut found = Vec::new();
     let mut missing = Vec::new();
@@ -38,6 +35,8 @@ pub(super) async fn candidates(kubelet: &Kubelet, pod: &Pod, image: &str) -> Vec
         );
         kubelet.events.pod(pod, true, "FailedToRetrieveImagePullSecret", &message);
     }
+    // What the pod brings comes before what the node has.
+    found.extend(kubelet.images.providers.ask(image).await.into_iter().map(Some));
     if found.is_empty() { vec![None] } else { found }
 }
 

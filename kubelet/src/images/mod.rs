@@ -2,9 +2,11 @@
 
 mod credentials;
 pub(crate) mod gc;
+mod providers;
 
 #[cfg(any(test, feature = "fuzz"))]
 pub(crate) use credentials::parse_secret;
+pub(crate) use providers::Providers;
 
 use std::time::{Duration, Instant};
 
@@ -13,6 +15,7 @@ use k8s_openapi::api::core::v1::{Container, Pod};
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
+use crate::metrics::METRICS;
 use crate::pods::backoff::Backoff;
 use crate::pods::spec;
 use crate::pods::status::Waiting;
@@ -44,6 +47,7 @@ pub(crate) struct ImageManager {
     backoff: Mutex<Backoff>,
     /// Last failure by back-off key.
     failures: Mutex<std::collections::HashMap<String, (jiff::Timestamp, String)>>,
+    pub(super) providers: Providers,
 }
 
 fn because(reason: &str, message: String) -> Waiting {
@@ -51,7 +55,7 @@ fn because(reason: &str, message: String) -> Waiting {
 }
 
 impl ImageManager {
-    pub(crate) fn new(file: &crate::config::KubeletConfiguration) -> Self {
+    pub(crate) fn new(file: &crate::config::KubeletConfiguration, providers: Providers) -> Self {
         let parallel = match (file.serialize_image_pulls, file.max_parallel_image_pulls) {
             (Some(false), Some(limit)) | (None, Some(limit)) if limit > 1 => usize::try_from(limit).unwrap_or(1),
             (Some(false), _) => MAX_PARALLEL,
@@ -61,6 +65,7 @@ impl ImageManager {
             permits: Semaphore::new(parallel),
             backoff: Mutex::new(Backoff::new(BACKOFF, BACKOFF_MAX)),
             failures: Mutex::default(),
+            providers,
         }
     }
 
@@ -132,6 +137,7 @@ impl ImageManager {
                 self.failures.lock().remove(key);
                 let image = kubelet.runtime.image(&reference).await.ok().flatten();
                 let size = image.as_ref().map_or(0, |image| image.size);
+                METRICS.image_pull.with_label_values(&[size_class(size)]).observe(took.as_secs_f64());
                 let seconds = |duration: Duration| format!("{:.3}s", duration.as_secs_f64());
                 say(
                     false,
@@ -159,6 +165,27 @@ impl ImageManager {
         let keep = |key: &str| key.split('_').next().is_some_and(&alive);
         self.backoff.lock().retain(keep);
         self.failures.lock().retain(|key, _| keep(key));
+    }
+}
+
+/// The label of a size in metrics.
+fn size_class(bytes: u64) -> &'static str {
+    const MIB: u64 = 1 << 20;
+    const GIB: u64 = 1 << 30;
+    match bytes {
+        0 => "N/A",
+        bytes if bytes < 10 * MIB => "0-10MB",
+        bytes if bytes < 100 * MIB => "10MB-100MB",
+        bytes if bytes < 500 * MIB => "100MB-500MB",
+        bytes if bytes < GIB => "500MB-1GB",
+        bytes if bytes < 5 * GIB => "1GB-5GB",
+        bytes if bytes < 10 * GIB => "5GB-10GB",
+        bytes if bytes < 20 * GIB => "10GB-20GB",
+        bytes if bytes < 30 * GIB => "20GB-30GB",
+        bytes if bytes < 40 * GIB => "30GB-40GB",
+        bytes if bytes < 60 * GIB => "40GB-60GB",
+        bytes if bytes < 100 * GIB => "60GB-100GB",
+        _ => "GT100GB",
     }
 }
 

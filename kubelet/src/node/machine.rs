@@ -7,6 +7,7 @@ use std::path::Path;
 pub(crate) struct Machine {
     pub(crate) cpus: i64,
     pub(crate) memory_bytes: i64,
+    pub(crate) swap_bytes: i64,
     pub(crate) machine_id: String,
     pub(crate) system_uuid: String,
     pub(crate) boot_id: String,
@@ -44,6 +45,7 @@ pub(crate) fn detect() -> Machine {
     Machine {
         cpus,
         memory_bytes: meminfo_bytes(&meminfo, "MemTotal"),
+        swap_bytes: meminfo_bytes(&meminfo, "SwapTotal"),
         system_uuid: uuid.unwrap_or_else(|| machine_id.clone()),
         machine_id,
         boot_id: read("/proc/sys/kernel/random/boot_id"),
@@ -82,6 +84,17 @@ pub(crate) fn huge_page_resource(size: i64) -> String {
 /// Memory that could be used without swapping.
 pub(crate) fn available_memory() -> i64 {
     meminfo_bytes(&read("/proc/meminfo"), "MemAvailable")
+}
+
+/// Whether the kernel counts swap per cgroup.
+pub(crate) fn counts_swap(cgroup_v2: bool) -> bool {
+    if !cgroup_v2 {
+        return Path::new("/sys/fs/cgroup/memory/memory.memsw.limit_in_bytes").exists();
+    }
+    // The root has no such file; our own cgroup has.
+    let own = read("/proc/self/cgroup");
+    let own = own.lines().find_map(|line| line.strip_prefix("0::")).unwrap_or("/");
+    Path::new("/sys/fs/cgroup").join(own.trim_start_matches('/')).join("memory.swap.max").exists()
 }
 
 /// (processes now, most there may be).

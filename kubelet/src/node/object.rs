@@ -3,14 +3,16 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{
-    ContainerImage, DaemonEndpoint, Node, NodeAddress, NodeDaemonEndpoints, NodeSpec, NodeSystemInfo, Taint,
+    ContainerImage, DaemonEndpoint, Node, NodeAddress, NodeDaemonEndpoints, NodeRuntimeHandler,
+    NodeRuntimeHandlerFeatures, NodeSpec, NodeSwapStatus, NodeSystemInfo, Taint,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
 use super::machine::{self, Disk, Machine};
+use crate::cgroups::Limits;
 use crate::config::Config;
 use crate::quantity::{self, Resources};
-use crate::runtime::RuntimeInfo;
+use crate::runtime::{RuntimeInfo, resources};
 
 const MAX_NAMES_PER_IMAGE: usize = 5;
 
@@ -78,6 +80,18 @@ pub(crate) fn unreserved(config: &Config, capacity: &Resources) -> Resources {
         };
     }
     left
+}
+
+/// Limits of a cgroup that reserved resources are for; of `compressible` ones only the CPU.
+pub(crate) fn reservation(reserved: &BTreeMap<String, String>, compressible: bool) -> Limits {
+    let amount = |name: &str| reserved.get(name).map(|text| Quantity(text.clone()));
+    let all = |name: &str| amount(name).filter(|_| !compressible);
+    Limits {
+        cpu_shares: amount("cpu").map(|cpu| resources::shares(quantity::milli(&cpu))),
+        memory: all("memory").map(|memory| quantity::value(&memory)),
+        pids: all("pid").map(|pids| quantity::value(&pids)),
+        ..Limits::default()
+    }
 }
 
 fn bytes(value: i64) -> Quantity {
@@ -155,8 +169,23 @@ pub(crate) fn info(machine: &Machine, runtime: &RuntimeInfo) -> NodeSystemInfo {
         operating_system: "linux".into(),
         os_image: machine.os_image.clone(),
         system_uuid: machine.system_uuid.clone(),
-        ..NodeSystemInfo::default()
+        swap: (machine.swap_bytes > 0).then_some(NodeSwapStatus { capacity: Some(machine.swap_bytes) }),
     }
+}
+
+/// What the runtime's handlers can do.
+pub(crate) fn handlers(handlers: Vec<k8s_cri::v1::RuntimeHandler>) -> Option<Vec<NodeRuntimeHandler>> {
+    let of = |handler: k8s_cri::v1::RuntimeHandler| {
+        let features = handler.features.unwrap_or_default();
+        NodeRuntimeHandler {
+            name: Some(handler.name),
+            features: Some(NodeRuntimeHandlerFeatures {
+                recursive_read_only_mounts: Some(features.recursive_read_only_mounts),
+                user_namespaces: Some(features.user_namespaces),
+            }),
+        }
+    };
+    (!handlers.is_empty()).then(|| handlers.into_iter().map(of).collect())
 }
 
 /// Where the kubelet listens.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use k8s_openapi::api::core::v1::{Node, NodeStatus};
+use k8s_openapi::api::core::v1::{Node, NodeFeatures, NodeStatus};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::api::{Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
@@ -31,7 +31,7 @@ pub(crate) async fn watch_runtime(
     let mut pod_cidr = String::new();
     loop {
         let before = (kubelet.node.runtime_problem(), kubelet.node.network_problem());
-        let after = runtime_problems(&kubelet).await;
+        let after = runtime_problems(&kubelet, &changed).await;
         kubelet.node.set_runtime(after.0.clone(), after.1.clone());
         if before != after {
             changed.notify_one();
@@ -46,14 +46,17 @@ pub(crate) async fn watch_runtime(
     }
 }
 
-async fn runtime_problems(kubelet: &Kubelet) -> (Option<String>, Option<String>) {
+async fn runtime_problems(kubelet: &Kubelet, changed: &tokio::sync::Notify) -> (Option<String>, Option<String>) {
     let answer = match kubelet.runtime.status().await {
         Ok(answer) => answer,
         Err(error) => return (Some(format!("container runtime is down: {error}")), None),
     };
-    let handlers = answer.runtime_handlers.into_iter();
+    let handlers = answer.runtime_handlers.iter();
     let recursive = handlers.filter(|handler| handler.features.as_ref().is_some_and(|f| f.recursive_read_only_mounts));
-    kubelet.volumes.set_recursive(recursive.map(|handler| handler.name));
+    kubelet.volumes.set_recursive(recursive.map(|handler| handler.name.clone()));
+    if kubelet.node.set_handlers(answer.runtime_handlers, answer.features.unwrap_or_default()) {
+        changed.notify_one();
+    }
     let conditions = answer.status.unwrap_or_default().conditions;
     let problem = |type_: &str| match conditions.iter().find(|condition| condition.r#type == type_) {
         Some(condition) if condition.status => None,
@@ -187,6 +190,9 @@ fn problems(kubelet: &Kubelet) -> Vec<String> {
             .push(format!("PLEG is not healthy: pleg was last seen active {}s ago; threshold is 3m0s", age.as_secs())),
         Some(_) => {}
     }
+    if kubelet.node.is_shutting_down() {
+        problems.push("node is shutting down".into());
+    }
     problems
 }
 
@@ -195,6 +201,7 @@ async fn status(kubelet: &Kubelet, node: &Node) -> (NodeStatus, Vec<conditions::
         kubelet.node.set_host_ips(address::host_ips(&kubelet.config));
     }
     let old = node.status.clone().unwrap_or_default();
+    tell_reboot(kubelet, &old);
     let pressure = kubelet.node.pressure.read();
     let health = Health {
         memory_pressure: pressure.memory,
@@ -205,7 +212,11 @@ async fn status(kubelet: &Kubelet, node: &Node) -> (NodeStatus, Vec<conditions::
     let (conditions, changes) = conditions::generate(&health, old.conditions.as_deref().unwrap_or_default(), now());
     let images = kubelet.runtime.images().await.unwrap_or_default();
     let (capacity, allocatable) = with_devices(kubelet, &old);
+    let (handlers, features) = kubelet.node.handlers();
     let status = NodeStatus {
+        runtime_handlers: object::handlers(handlers),
+        declared_features: Some(declared_features(kubelet)),
+        features: Some(NodeFeatures { supplemental_groups_policy: Some(features.supplemental_groups_policy) }),
         addresses: Some(object::addresses(&kubelet.config, &kubelet.node.host_ips(), old.addresses.as_ref())),
         capacity: Some(capacity),
         allocatable: Some(allocatable),
@@ -217,6 +228,23 @@ async fn status(kubelet: &Kubelet, node: &Node) -> (NodeStatus, Vec<conditions::
         ..old
     };
     (status, changes)
+}
+
+/// The node's boot id is another than the one that it reported last.
+fn tell_reboot(kubelet: &Kubelet, old: &NodeStatus) {
+    let before = old.node_info.as_ref().map_or("", |info| info.boot_id.as_str());
+    let now = &kubelet.node.machine.boot_id;
+    if !before.is_empty() && before != now {
+        let message = format!("Node {} has been rebooted, boot id: {now}", kubelet.config.node_name);
+        kubelet.events.node(true, "Rebooted", &message);
+    }
+}
+
+/// What pods may ask of this kubelet that others may not know yet, by name.
+fn declared_features(kubelet: &Kubelet) -> Vec<String> {
+    let gates = &kubelet.config.file.feature_gates;
+    let known = ["RestartAllContainersOnContainerExits"].into_iter();
+    known.filter(|name| crate::gates::is_on(gates, name)).map(str::to_owned).collect()
 }
 
 /// The node's own resources, those of device plugins, and extended resources that somebody else wrote there.

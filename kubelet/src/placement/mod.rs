@@ -25,6 +25,7 @@ use k8s_cri::v1::LinuxContainerResources;
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
 
 use crate::config::Config;
+use crate::metrics::METRICS;
 use crate::pods::spec;
 use align::{Aligner, Scope};
 use cpuset::CpuSet;
@@ -93,8 +94,10 @@ impl Placement {
     /// Gives a new pod all that its containers need, or nothing.
     pub(crate) async fn admit(&self, pod: &Pod) -> Result<(), Refusal> {
         let _turn = self.turn.lock().await;
+        METRICS.topology_requests.inc();
         let admitted = self.try_admit(pod).await;
         if admitted.is_err() {
+            METRICS.topology_errors.inc();
             let uid = spec::uid(pod);
             self.providers.iter().for_each(|provider| provider.retain(&|alive| alive != uid));
         }

@@ -3,8 +3,9 @@
 //! Order of a pod's life: sandbox, init containers one after the other (a sidecar counts as done once it has started),
 //! then all other containers together; ephemeral containers whenever they appear.
 
-use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
+use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, PodStatus};
 
+use super::conditions;
 use super::spec::{self, RestartPolicy};
 use crate::runtime::{ContainerState, ContainerView, PodRuntime, hash};
 
@@ -38,6 +39,48 @@ pub(crate) struct Actions {
     pub(crate) start: Vec<String>,
     /// Names of ephemeral containers to start.
     pub(crate) start_ephemeral: Vec<String>,
+    /// Ids of containers to take away, in this order, before all start anew.
+    pub(crate) reset: Vec<String>,
+}
+
+/// Whether all containers shall start anew: one ended in a way for which its rules say so, or that was begun before.
+pub(crate) fn restarts_all(spec: &PodSpec, runtime: &PodRuntime, previous: &PodStatus) -> bool {
+    if !spec::may_restart_all(spec) {
+        return false;
+    }
+    let begun = previous.conditions.iter().flatten().any(|c| c.type_ == conditions::RESTARTING && c.status == "True");
+    begun
+        || resettable(spec)
+            .any(|container| runtime.container(&container.name).is_some_and(|view| is_cause(container, view)))
+}
+
+/// Whether none of them is left.
+pub(crate) fn is_reset(spec: &PodSpec, runtime: &PodRuntime) -> bool {
+    resettable(spec).all(|container| runtime.container(&container.name).is_none())
+}
+
+fn resettable(spec: &PodSpec) -> impl Iterator<Item = &Container> {
+    spec.init_containers.iter().flatten().chain(&spec.containers)
+}
+
+fn is_cause(container: &Container, view: &ContainerView) -> bool {
+    view.state == ContainerState::Exited && spec::restart_rule(container, view.exit_code) == Some(spec::RESTART_ALL)
+}
+
+/// Those that caused it go last: should we be broken off, it is still known why.
+fn reset_order(spec: &PodSpec, runtime: &PodRuntime) -> Vec<String> {
+    let of = |list: &[Container]| -> (Vec<String>, Vec<String>) {
+        let views = list.iter().flat_map(|container| {
+            let mine = runtime.containers.iter().filter(move |view| view.name == container.name);
+            mine.map(move |view| (is_cause(container, view), view.id.clone()))
+        });
+        let (causes, others): (Vec<_>, Vec<_>) = views.partition(|(cause, _)| *cause);
+        let ids = |list: Vec<(bool, String)>| list.into_iter().map(|(_, id)| id).collect();
+        (ids(causes), ids(others))
+    };
+    let (init_causes, inits) = of(spec.init_containers.as_deref().unwrap_or_default());
+    let (causes, regular) = of(&spec.containers);
+    [regular, inits, causes, init_causes].concat()
 }
 
 /// Whether the pod needs a (new) sandbox, and its attempt number.
@@ -51,8 +94,11 @@ pub(crate) fn sandbox_changed(spec: &PodSpec, runtime: &PodRuntime) -> Option<u3
 }
 
 /// The whole decision.
-pub(crate) fn compute(pod: &Pod, runtime: &PodRuntime, probes: &dyn ProbeView) -> Actions {
+pub(crate) fn compute(pod: &Pod, runtime: &PodRuntime, probes: &dyn ProbeView, previous: &PodStatus) -> Actions {
     let Some(spec) = &pod.spec else { return Actions::default() };
+    if restarts_all(spec, runtime, previous) && !is_reset(spec, runtime) {
+        return Actions { reset: reset_order(spec, runtime), ..Actions::default() };
+    }
     if let Some(attempt) = sandbox_changed(spec, runtime) {
         return with_new_sandbox(spec, runtime, attempt);
     }
@@ -148,11 +194,7 @@ pub(crate) fn should_start(spec: &PodSpec, container: &Container, status: Option
         Some(status) => match status.state {
             ContainerState::Running => false,
             ContainerState::Created | ContainerState::Unknown => true,
-            ContainerState::Exited => match spec::restart_policy(spec, container) {
-                RestartPolicy::Always => true,
-                RestartPolicy::OnFailure => status.exit_code != 0,
-                RestartPolicy::Never => false,
-            },
+            ContainerState::Exited => spec::restarts_after(spec, container, status.exit_code),
         },
     }
 }
@@ -190,7 +232,7 @@ fn init_actions(spec: &PodSpec, runtime: &PodRuntime, probes: &dyn ProbeView, ac
                     }
                     return false;
                 }
-                ContainerState::Exited if spec::restart_policy(spec, container) == RestartPolicy::Never => {
+                ContainerState::Exited if !spec::restarts_after(spec, container, status.exit_code) => {
                     // Initialization failed for good.
                     actions.kill_pod = true;
                     actions.start_init.clear();

@@ -5,8 +5,10 @@ use std::collections::HashSet;
 use common::meta::{nodeselector::Term, sysctls, tolerations};
 use k8s_openapi::api::core::v1::{Node, Pod, PodSpec};
 
-use super::{PodRecord, spec};
-use crate::runtime::resources::pod_total;
+use super::status::{PREEMPTING, Verdict};
+use super::{PodRecord, preemption, spec};
+use crate::metrics::METRICS;
+use crate::runtime::resources::{is_critical, pod_total};
 use crate::shared::Kubelet;
 
 /// What the pod is checked against.
@@ -81,6 +83,9 @@ fn others(kubelet: &Kubelet, pod: &Pod) -> Vec<PodRecord> {
 
 /// Checks a pod that is new on this node.
 pub(crate) fn admit(kubelet: &Kubelet, pod: &Pod) -> Result<(), (String, String)> {
+    if kubelet.node.is_shutting_down() {
+        return Err(("NodeShutdown".into(), "Pod was rejected as the node is shutting down.".into()));
+    }
     let others = others(kubelet, pod);
     let count = i64::try_from(others.len()).unwrap_or(i64::MAX);
     let node = kubelet.node.object();
@@ -96,7 +101,51 @@ pub(crate) fn admit(kubelet: &Kubelet, pod: &Pod) -> Result<(), (String, String)
             .flat_map(host_ports)
             .collect(),
     };
-    check(pod, &capacity)
+    match check(pod, &capacity) {
+        Err((reason, _)) if reason.starts_with("OutOf") && is_critical(pod) => {
+            preempt(kubelet, pod, &capacity, &others)
+        }
+        other => other,
+    }
+}
+
+/// Ends lesser pods so that a critical one has room; nothing else may be in its way.
+fn preempt(
+    kubelet: &Kubelet,
+    pod: &Pod,
+    capacity: &Capacity<'_>,
+    others: &[PodRecord],
+) -> Result<(), (String, String)> {
+    let spec = pod.spec.clone().unwrap_or_default();
+    let all = capacity.resources.iter().map(|(name, have, used)| (*name, pod_total(&spec, name, false), *have, *used));
+    let (allowed, running) = capacity.pods;
+    let all = all.chain([("pods", 1, allowed, running)]);
+    let missing = all.filter(|(_, asked, have, used)| *asked > 0 && used + asked > *have);
+    let missing: preemption::Missing<'_> =
+        missing.map(|(name, asked, have, used)| (name, used + asked - have)).collect();
+    let roomy = Capacity {
+        resources: Vec::new(),
+        pods: (i64::MAX, 0),
+        node: capacity.node,
+        allowed_sysctls: capacity.allowed_sysctls,
+        host_ports: capacity.host_ports.clone(),
+    };
+    check(pod, &roomy)?;
+    let pods: Vec<_> = others.iter().map(|other| other.pod.clone()).collect();
+    let victims = preemption::victims(pod, &pods, &missing).map_err(|error| {
+        let what = "Unexpected error while attempting to recover from admission failure";
+        let message = format!("{what}: preemption: error finding a set of pods to preempt: {error}");
+        ("UnexpectedAdmissionError".to_owned(), message)
+    })?;
+    let signal = missing.first().map_or("", |(name, _)| *name);
+    for victim in victims {
+        METRICS.preemptions.with_label_values(&[signal]).inc();
+        let message = "Preempted in order to admit critical pod";
+        kubelet.events.pod(&victim, true, PREEMPTING, message);
+        let verdict = Verdict { phase: "Failed", reason: PREEMPTING.into(), message: message.into() };
+        kubelet.pods.evict(spec::uid(&victim), spec::grace(&victim), verdict);
+    }
+    Ok(())
 }
 
 /// Whether a pod that is here already fits with the resources that it wishes for; else the reason, and a message.
@@ -142,7 +191,7 @@ fn check(pod: &Pod, capacity: &Capacity<'_>) -> Result<(), (String, String)> {
     }
     for (name, have, used) in &capacity.resources {
         let asked = pod_total(spec, name, false);
-        if asked > 0 && used + asked > *have && !spec::is_static(pod) {
+        if asked > 0 && used + asked > *have {
             let message =
                 format!("Node didn't have enough resource: {name}, requested: {asked}, used: {used}, capacity: {have}");
             return Err((format!("OutOf{name}"), message));

@@ -10,7 +10,26 @@ const OWNED: [&str; 5] = ["PodReadyToStartContainers", "Initialized", "Ready", "
 
 /// The kubelet alone writes conditions of this type.
 pub(crate) fn is_owned(type_: &str) -> bool {
-    OWNED.contains(&type_) || resize::is_condition(type_)
+    OWNED.contains(&type_) || type_ == RESTARTING || resize::is_condition(type_)
+}
+
+/// All containers are taken away, to start anew.
+pub(crate) const RESTARTING: &str = "AllContainersRestarting";
+
+/// Puts the condition that tells of it.
+pub(crate) fn put_restarting(conditions: &mut Vec<PodCondition>, pod: &Pod, phase: &str, busy: bool, now: Timestamp) {
+    let before: Vec<PodCondition> = conditions.extract_if(.., |c| c.type_ == RESTARTING).collect();
+    let verdict = match phase {
+        "Succeeded" => no("PodCompleted", String::new()),
+        "Failed" => no("PodFailed", String::new()),
+        _ if busy => Verdict {
+            status: true,
+            reason: "RestartAllContainersStarted",
+            message: "container exited with restart policy rule".into(),
+        },
+        _ => no("", String::new()),
+    };
+    conditions.push(condition(pod, RESTARTING, verdict, before.first(), now));
 }
 
 /// Puts the conditions of a resize in the place of those of before; of a resize that is over none stays.
@@ -21,6 +40,16 @@ pub(crate) fn put_resize(conditions: &mut Vec<PodCondition>, resize: &[PodCondit
         let since = same.and_then(|same| same.last_transition_time.clone()).unwrap_or(Time(now));
         conditions.push(PodCondition { last_transition_time: Some(since), ..condition.clone() });
     }
+}
+
+/// The kubelet ends the pod, through no fault of its own.
+pub(crate) const DISRUPTION: &str = "DisruptionTarget";
+
+/// Puts the condition that tells of it; others may set it too.
+pub(crate) fn put_disruption(conditions: &mut Vec<PodCondition>, pod: &Pod, message: &str, now: Timestamp) {
+    let before: Vec<PodCondition> = conditions.extract_if(.., |c| c.type_ == DISRUPTION).collect();
+    let verdict = Verdict { status: true, reason: "TerminationByKubelet", message: message.to_owned() };
+    conditions.push(condition(pod, DISRUPTION, verdict, before.first(), now));
 }
 
 struct Verdict {

@@ -27,11 +27,27 @@ pub(crate) async fn run(kubelet: Arc<Kubelet>, shutdown: CancellationToken) {
             continue;
         }
         kubelet.placement.retain(&|uid| kubelet.pods.contains(uid));
+        release_claims(&kubelet).await;
+        let alive = kubelet.pleg.pods();
+        kubelet.users.retain(|uid| kubelet.pods.contains(uid) || alive.contains_key(uid));
         kill_orphans(&kubelet).await;
         remove_orphan_cgroups(&kubelet).await;
         remove_orphan_directories(&kubelet).await;
         remove_orphan_mirrors(&kubelet).await;
         set_class_shares(&kubelet, &mut shares);
+    }
+}
+
+/// Claims of pods that are gone.
+async fn release_claims(kubelet: &Kubelet) {
+    let alive = kubelet.pleg.pods();
+    for uid in kubelet.claims.pods() {
+        if !kubelet.pods.contains(&uid)
+            && !alive.contains_key(&uid)
+            && let Err(error) = kubelet.claims.unprepare(&uid).await
+        {
+            tracing::warn!(uid, error, "cannot give an orphaned pod's claims back, will retry");
+        }
     }
 }
 

@@ -81,7 +81,9 @@ impl Worker {
     /// Volumes and cgroup of a pod in which nothing runs.
     pub(super) async fn clean_up(&self) -> anyhow::Result<()> {
         volumes::unmount_pod(&self.kubelet, &self.uid).await?;
+        self.kubelet.claims.unprepare(&self.uid).await.map_err(|error| anyhow::anyhow!(error))?;
         self.kubelet.placement.release(&self.uid);
+        self.kubelet.users.release(&self.uid);
         let cgroups = self.kubelet.cgroups.clone();
         let uid = self.uid.clone();
         tokio::task::spawn_blocking(move || cgroups.remove_pod(&uid)).await??;

@@ -8,6 +8,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use parking_lot::RwLock;
 
 use super::mailbox::{Mailbox, Terminate};
+use super::static_source::Source;
 use super::status::Verdict;
 use super::{spec, worker};
 use crate::shared::Kubelet;
@@ -30,7 +31,7 @@ struct Register {
     mirrors: HashMap<String, Arc<Pod>>,
     /// Sources that have told all they have at least once.
     api_synced: bool,
-    static_synced: bool,
+    static_synced: [bool; 2],
 }
 
 /// A pod and its latest status.
@@ -127,7 +128,7 @@ impl PodManager {
     /// Whether every source has been heard once; before that nothing is an orphan.
     pub(crate) fn sources_ready(&self, with_api: bool) -> bool {
         let register = self.register.read();
-        register.static_synced && (register.api_synced || !with_api)
+        register.static_synced == [true; 2] && (register.api_synced || !with_api)
     }
 
     /// The apiserver has listed all pods of this node.
@@ -230,20 +231,21 @@ impl PodManager {
         register.entries.values().filter(|entry| spec::is_static(&entry.pod.read())).for_each(|e| e.mailbox.look());
     }
 
-    /// The static pods are exactly these.
-    pub(crate) fn replace_static(&self, pods: Vec<Pod>) {
+    /// The static pods of that source are exactly these.
+    pub(crate) fn replace_static(&self, source: Source, pods: Vec<Pod>) {
+        let of_source = |pod: &Pod| spec::annotation(pod, spec::CONFIG_SOURCE) == Some(source.name());
         let present: std::collections::HashSet<String> = pods.iter().map(|pod| spec::uid(pod).to_owned()).collect();
         {
             let mut register = self.register.write();
-            register.waiting.retain(|_, pod| present.contains(spec::uid(pod)));
+            register.waiting.retain(|_, pod| !of_source(pod) || present.contains(spec::uid(pod)));
             for (uid, entry) in &register.entries {
-                if spec::is_static(&entry.pod.read()) && !present.contains(uid) {
+                if of_source(&entry.pod.read()) && !present.contains(uid) {
                     entry.mailbox.remove(None);
                 }
             }
         }
         pods.into_iter().for_each(|pod| self.upsert(pod));
-        self.register.write().static_synced = true;
+        self.register.write().static_synced[source as usize] = true;
     }
 
     /// Wakes a pod's worker.

@@ -25,6 +25,7 @@ mod manager;
 pub(crate) mod messages;
 pub(crate) mod mirror;
 pub(crate) mod phase;
+mod preemption;
 pub(crate) mod resize;
 pub(crate) mod services;
 pub(crate) mod spec;
@@ -34,6 +35,7 @@ pub(crate) mod status;
 pub(crate) mod status_manager;
 pub(crate) mod surroundings;
 mod sync;
+pub(crate) mod url_source;
 mod worker;
 
 pub(crate) use manager::Entry;

@@ -1,8 +1,9 @@
 //! A pod's phase from its containers' statuses. Pure.
 
-use k8s_openapi::api::core::v1::{ContainerStatus, PodSpec};
+use k8s_openapi::api::core::v1::{Container, ContainerStateTerminated, ContainerStatus, PodSpec};
 
-use super::spec::{self, RestartPolicy};
+use super::spec;
+use super::status::RESTARTING_ALL;
 
 #[derive(Default)]
 struct Tally {
@@ -32,12 +33,12 @@ pub(crate) fn compute(
         if spec::is_sidecar(container) {
             count_sidecar(&mut tally, status);
         } else {
-            count_init(&mut tally, spec::restart_policy(spec, container), status);
+            count_init(&mut tally, status, |end| again(spec, container, end));
         }
     }
     for container in &spec.containers {
         let status = regular.iter().find(|status| status.name == container.name);
-        count_regular(&mut tally, spec::restart_policy(spec, container), status);
+        count_regular(&mut tally, status, |end| again(spec, container, end));
     }
     verdict(&tally, terminal, initialized)
 }
@@ -69,32 +70,27 @@ fn verdict(tally: &Tally, terminal: bool, initialized: bool) -> &'static str {
     "Pending"
 }
 
-fn last_exit(status: &ContainerStatus) -> Option<i32> {
-    status.last_state.as_ref().and_then(|state| state.terminated.as_ref()).map(|terminated| terminated.exit_code)
+fn last_end(status: &ContainerStatus) -> Option<&ContainerStateTerminated> {
+    status.last_state.as_ref().and_then(|state| state.terminated.as_ref())
 }
 
-fn for_good(policy: RestartPolicy, exit_code: i32) -> bool {
-    match policy {
-        RestartPolicy::Always => false,
-        RestartPolicy::OnFailure => exit_code == 0,
-        RestartPolicy::Never => true,
-    }
+/// Whether the container is started again after that end; a container that was taken away so that all start anew always is.
+fn again(spec: &PodSpec, container: &Container, end: &ContainerStateTerminated) -> bool {
+    end.reason.as_deref() == Some(RESTARTING_ALL) || spec::restarts_after(spec, container, end.exit_code)
 }
 
-fn count_init(tally: &mut Tally, policy: RestartPolicy, status: Option<&ContainerStatus>) {
+fn count_init(tally: &mut Tally, status: Option<&ContainerStatus>, again: impl Fn(&ContainerStateTerminated) -> bool) {
     let state = status.and_then(|status| status.state.as_ref());
-    let exit = match state {
-        Some(state) if state.terminated.is_some() => state.terminated.as_ref().map(|terminated| terminated.exit_code),
-        Some(state) if state.waiting.is_some() => status.and_then(last_exit),
+    let end = match state {
+        Some(state) if state.terminated.is_some() => state.terminated.as_ref(),
+        Some(state) if state.waiting.is_some() => status.and_then(last_end),
         _ => None,
     };
-    match exit {
-        Some(0) => {}
-        Some(code) => {
+    match end {
+        Some(end) if end.exit_code == 0 => {}
+        Some(end) => {
             tally.failed_init += 1;
-            if for_good(policy, code) {
-                tally.failed_init_for_good += 1;
-            }
+            tally.failed_init_for_good += usize::from(!again(end));
         }
         None => tally.pending_init += 1,
     }
@@ -110,13 +106,17 @@ fn count_sidecar(tally: &mut Tally, status: Option<&ContainerStatus>) {
         if status.started != Some(true) {
             tally.pending_sidecar += 1;
         }
-    } else if state.waiting.is_some() && last_exit(status).is_none() {
+    } else if state.waiting.is_some() && last_end(status).is_none() {
         tally.pending_sidecar += 1;
         tally.waiting += 1;
     }
 }
 
-fn count_regular(tally: &mut Tally, policy: RestartPolicy, status: Option<&ContainerStatus>) {
+fn count_regular(
+    tally: &mut Tally,
+    status: Option<&ContainerStatus>,
+    again: impl Fn(&ContainerStateTerminated) -> bool,
+) {
     let Some(status) = status else {
         tally.unknown += 1;
         return;
@@ -127,10 +127,13 @@ fn count_regular(tally: &mut Tally, policy: RestartPolicy, status: Option<&Conta
     } else if let Some(terminated) = &state.terminated {
         tally.stopped += 1;
         tally.succeeded += usize::from(terminated.exit_code == 0);
-        tally.stopped_for_good += usize::from(for_good(policy, terminated.exit_code));
+        tally.stopped_for_good += usize::from(!again(terminated));
     } else if state.waiting.is_some() {
-        match last_exit(status) {
-            Some(_) => tally.stopped += 1,
+        match last_end(status) {
+            Some(end) => {
+                tally.stopped += 1;
+                tally.stopped_for_good += usize::from(!again(end));
+            }
             None => tally.waiting += 1,
         }
     } else {
@@ -140,9 +143,8 @@ fn count_regular(tally: &mut Tally, policy: RestartPolicy, status: Option<&Conta
 
 #[cfg(test)]
 mod tests {
-    use k8s_openapi::api::core::v1::{
-        Container, ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting,
-    };
+    use k8s_openapi::api::core::v1::{ContainerState, ContainerStateRunning, ContainerStateWaiting};
+    use serde_json::json;
 
     use super::*;
 
@@ -159,6 +161,18 @@ mod tests {
             },
         };
         ContainerStatus { name: name.into(), state: Some(state), ..Default::default() }
+    }
+
+    #[test]
+    fn a_rule_keeps_a_pod_alive() {
+        let rule =
+            |codes: serde_json::Value| json!([{"action": "Restart", "exitCodes": {"operator": "In", "values": codes}}]);
+        let spec = |codes| -> PodSpec {
+            let container = json!({"name": "c0", "restartPolicy": "Never", "restartPolicyRules": rule(codes)});
+            serde_json::from_value(json!({"restartPolicy": "Never", "containers": [container]})).unwrap()
+        };
+        assert_eq!(compute(&spec(json!([42])), &[], &[status("c0", "42")], false, true), "Running");
+        assert_eq!(compute(&spec(json!([43])), &[], &[status("c0", "42")], false, true), "Failed");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Small questions about a pod's spec and identity. Pure.
 
-use k8s_openapi::api::core::v1::{Container, EphemeralContainer, Pod, PodSpec};
+use k8s_openapi::api::core::v1::{Container, ContainerRestartRule, EphemeralContainer, Pod, PodSpec};
 
 /// Where a pod came from.
 pub(crate) const CONFIG_SOURCE: &str = "kubernetes.io/config.source";
@@ -33,6 +33,42 @@ pub(crate) fn restart_policy(spec: &PodSpec, container: &Container) -> RestartPo
         "OnFailure" => RestartPolicy::OnFailure,
         _ => RestartPolicy::Always,
     }
+}
+
+/// All containers of the pod start anew.
+pub(crate) const RESTART_ALL: &str = "RestartAllContainers";
+
+/// What the container's own rules want done after that exit code: `Restart` or [`RESTART_ALL`].
+pub(crate) fn restart_rule(container: &Container, exit_code: i32) -> Option<&str> {
+    let matches = |rule: &&ContainerRestartRule| {
+        rule.exit_codes.as_ref().is_some_and(|codes| {
+            let listed = codes.values.iter().flatten().any(|code| *code == exit_code);
+            match codes.operator.as_str() {
+                "In" => listed,
+                "NotIn" => !listed,
+                _ => false,
+            }
+        })
+    };
+    container.restart_policy_rules.iter().flatten().find(matches).map(|rule| rule.action.as_str())
+}
+
+/// Whether a container that ended with that code is started again: by its rules, or else by its policy.
+pub(crate) fn restarts_after(spec: &PodSpec, container: &Container, exit_code: i32) -> bool {
+    restart_rule(container, exit_code).is_some()
+        || match restart_policy(spec, container) {
+            RestartPolicy::Always => true,
+            RestartPolicy::OnFailure => exit_code != 0,
+            RestartPolicy::Never => false,
+        }
+}
+
+/// Whether some container's end can make all start anew.
+pub(crate) fn may_restart_all(spec: &PodSpec) -> bool {
+    let containers = spec.init_containers.iter().flatten().chain(&spec.containers);
+    containers
+        .flat_map(|container| container.restart_policy_rules.iter().flatten())
+        .any(|rule| rule.action == RESTART_ALL)
 }
 
 /// An ephemeral container in the form of the others.

@@ -62,6 +62,7 @@ impl Worker {
         let mut mounts = self.mounts(container, &sandbox.ips, &envs, &images).await.map_err(config_error)?;
         let mut given = devices::merge(given, &mut envs, &mut mounts);
         given.nodes.extend(self.block_devices(container).map_err(config_error)?);
+        given.add_cdi(kubelet.claims.cdi_of(&self.pod, container));
         let restart_count = match last {
             Some(last) => last.restart_count + 1,
             None => self.restarts_by_logs(&container.name).await,
@@ -70,6 +71,7 @@ impl Worker {
         let seccomp_root = kubelet.config.root_dir.join("seccomp");
         let mut limits = resources::container(&self.pod, container, kubelet.node.limit_settings(&kubelet));
         kubelet.placement.apply(&self.uid, &container.name, &mut limits);
+        limits.hugepage_limits = resources::huge_pages(container, &kubelet.node.machine.huge_pages);
         let parts = ContainerParts {
             image_ref: image.reference,
             envs,
@@ -78,6 +80,7 @@ impl Worker {
             target_id: target.as_deref(),
             devices: given,
             resources: limits,
+            users: self.users().map_err(|error| config_error(format!("{error:#}")))?,
             security: SecurityDefaults {
                 seccomp_default: kubelet.config.file.seccomp_default,
                 seccomp_root: &seccomp_root,
@@ -136,7 +139,7 @@ impl Worker {
                 tracing::warn!(container = container.name, %error, "cannot kill the container after its hook failed");
             }
         }
-        Err(because("PostStartHookError", error))
+        Err(because("PostStartHookError", error.told(&hook, container, &self.pod)))
     }
 
     async fn environment(&self, container: &Container, sandbox: &Sandbox) -> Result<env::EnvVars, String> {

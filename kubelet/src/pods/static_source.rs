@@ -15,11 +15,27 @@ use crate::shared::Kubelet;
 
 const MAX_FILE: u64 = 10 * 1024 * 1024;
 
+/// Where static pods come from, as annotations tell it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Source {
+    File,
+    Url,
+}
+
+impl Source {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::File => "file",
+            Self::Url => "http",
+        }
+    }
+}
+
 /// Feeds static pods to the manager until shutdown.
 pub(crate) async fn run(kubelet: Arc<Kubelet>, shutdown: CancellationToken) {
     let path = PathBuf::from(&kubelet.config.file.static_pod_path);
     if path.as_os_str().is_empty() {
-        kubelet.pods.replace_static(Vec::new());
+        kubelet.pods.replace_static(Source::File, Vec::new());
         return;
     }
     tracing::info!(path = %path.display(), "adding static pod path");
@@ -29,7 +45,7 @@ pub(crate) async fn run(kubelet: Arc<Kubelet>, shutdown: CancellationToken) {
         let node = kubelet.config.node_name.clone();
         let from = path.clone();
         match tokio::task::spawn_blocking(move || read_all(&from, &node)).await {
-            Ok(Ok(pods)) => kubelet.pods.replace_static(pods),
+            Ok(Ok(pods)) => kubelet.pods.replace_static(Source::File, pods),
             Ok(Err(error)) => tracing::error!(path = %path.display(), %error, "unable to read the static pod path"),
             Err(error) => tracing::error!(%error, "reading static pods failed"),
         }
@@ -127,7 +143,12 @@ pub(crate) fn decode(text: &str, origin: &str, node: &str) -> Result<Pod, String
     if kind != (Some("v1"), Some("Pod")) {
         return Err(format!("want apiVersion v1 and kind Pod, found {:?} and {:?}", kind.0, kind.1));
     }
-    let mut pod: Pod = serde_json::from_value(tree).map_err(|error| format!("not a valid Pod: {error}"))?;
+    let pod: Pod = serde_json::from_value(tree).map_err(|error| format!("not a valid Pod: {error}"))?;
+    settle(pod, text, (Source::File, origin), node)
+}
+
+/// Gives a pod its place on this node; `text` tells its versions apart.
+pub(crate) fn settle(mut pod: Pod, text: &str, (source, origin): (Source, &str), node: &str) -> Result<Pod, String> {
     check(&pod)?;
     let digest = ring::digest::digest(&ring::digest::SHA256, format!("{node}\0{origin}\0{text}").as_bytes());
     let hash: String = digest.as_ref().iter().take(16).map(|byte| format!("{byte:02x}")).collect();
@@ -136,7 +157,7 @@ pub(crate) fn decode(text: &str, origin: &str, node: &str) -> Result<Pod, String
     pod.metadata.name = Some(format!("{}-{node}", spec::name(&pod)));
     pod.metadata.namespace.get_or_insert_with(|| "default".into());
     let annotations = pod.metadata.annotations.get_or_insert_default();
-    annotations.insert(spec::CONFIG_SOURCE.into(), "file".into());
+    annotations.insert(spec::CONFIG_SOURCE.into(), source.name().into());
     annotations.insert(spec::CONFIG_HASH.into(), uid);
     annotations.insert(spec::CONFIG_SEEN.into(), jiff::Timestamp::now().to_string());
     let pod_spec = pod.spec.get_or_insert_default();

@@ -21,11 +21,31 @@ pub(crate) trait ReadyView: ProbeView {
     fn ready(&self, container: &Container, id: &str) -> bool;
 }
 
+/// Why a container was taken away that shall start anew with all others.
+pub(super) const RESTARTING_ALL: &str = "RestartingAllContainers";
+
 /// Why a container does not run, as reported.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Waiting {
     pub(crate) reason: String,
     pub(crate) message: String,
+}
+
+/// Reason of a pod that ended for a critical one.
+pub(super) const PREEMPTING: &str = "Preempting";
+/// Reason of a pod that ended because the node shuts down.
+pub(crate) const SHUTDOWN: &str = "Terminated";
+
+impl Verdict {
+    /// What the condition DisruptionTarget says, when it is not the pod's own fault.
+    fn disruption(&self) -> Option<&str> {
+        match self.reason.as_str() {
+            "Evicted" => Some(&self.message),
+            PREEMPTING => Some("Pod was preempted by Kubelet to accommodate a critical pod."),
+            SHUTDOWN => Some("Pod was terminated in response to imminent node shutdown."),
+            _ => None,
+        }
+    }
 }
 
 /// How a pod ended that the kubelet itself ended.
@@ -112,6 +132,14 @@ pub(crate) fn generate(input: &Input<'_>) -> PodStatus {
     let phase = status.phase.clone().unwrap_or_default();
     let mut conditions = conditions::generate(input.pod, input.previous, &all, &phase, !needs_sandbox, input.now);
     conditions::put_resize(&mut conditions, &input.resize, input.now);
+    if spec::may_restart_all(spec) {
+        let busy =
+            actions::restarts_all(spec, input.runtime, input.previous) && !actions::is_reset(spec, input.runtime);
+        conditions::put_restarting(&mut conditions, input.pod, &phase, busy, input.now);
+    }
+    if let Some(message) = input.verdict.and_then(Verdict::disruption) {
+        conditions::put_disruption(&mut conditions, input.pod, message, input.now);
+    }
     status.conditions = Some(conditions);
     status.init_container_statuses = (!inits.is_empty()).then_some(inits);
     status.container_statuses = Some(regular);
@@ -251,6 +279,20 @@ fn without_view(
     }
     let Some(old) = old else { return status };
     let old_state = old.state.clone().unwrap_or_default();
+    let anew = !input.terminal && actions::restarts_all(spec, input.runtime, input.previous);
+    if anew && old_state.waiting.is_none() {
+        let message = "The container is removed because RestartAllContainers in place";
+        status.state = Some(waiting_state(RESTARTING_ALL, message));
+        let taken_away = ContainerStateTerminated {
+            exit_code: 137,
+            reason: Some(RESTARTING_ALL.into()),
+            message: Some(message.into()),
+            ..ContainerStateTerminated::default()
+        };
+        status.last_state = Some(ApiState { terminated: Some(taken_away), ..ApiState::default() });
+        status.restart_count = old.restart_count + 1;
+        return status;
+    }
     if old_state.terminated.is_some() {
         return old.clone();
     }

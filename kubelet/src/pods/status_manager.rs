@@ -271,7 +271,12 @@ fn difference(old: &Value, new: &Value) -> Option<Value> {
 fn changed_conditions(old: Option<&Value>, new: &Value) -> Value {
     let old = old.and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
     let owned = |condition: &&Value| super::conditions::is_owned(condition["type"].as_str().unwrap_or_default());
-    let changed = new.as_array().into_iter().flatten().filter(owned).filter(|condition| !old.contains(condition));
+    // The kubelet says it, and does not take it back.
+    let shared = |condition: &Value| {
+        condition["type"] == super::conditions::DISRUPTION && condition["reason"] == "TerminationByKubelet"
+    };
+    let told = new.as_array().into_iter().flatten().filter(|condition| owned(condition) || shared(condition));
+    let changed = told.filter(|condition| !old.contains(condition));
     let with_nulls = changed.map(|condition| {
         let mut condition = condition.clone();
         let before = old.iter().find(|before| before["type"] == condition["type"]);

@@ -22,8 +22,16 @@ pub(super) struct Sandbox {
 impl Worker {
     /// Makes and starts a sandbox.
     pub(super) async fn create_sandbox(&self, attempt: u32) -> anyhow::Result<Sandbox> {
-        let config = self.sandbox_config(attempt).await?;
         let handler = self.runtime_handler().await?;
+        if self.has_own_users() && !self.kubelet.node.has_user_namespaces(&handler) {
+            match handler.as_str() {
+                "" => anyhow::bail!("can't set `spec.hostUsers: false`, runtime does not support user namespaces"),
+                name => anyhow::bail!(
+                    "can't set `spec.hostUsers: false`, RuntimeClass handler {name:?} does not support user namespaces"
+                ),
+            }
+        }
+        let config = self.sandbox_config(attempt).await?;
         let runtime = &self.kubelet.runtime;
         let id = runtime.run_sandbox(config.clone(), &handler).await?;
         let status = runtime.sandbox_status(&id).await?;
@@ -36,6 +44,18 @@ impl Worker {
     pub(super) async fn existing_sandbox(&self, sandbox: &SandboxView) -> anyhow::Result<Sandbox> {
         let config = self.sandbox_config(sandbox.attempt).await?;
         Ok(Sandbox { id: sandbox.id.clone(), config, ips: sandbox.ips.clone() })
+    }
+
+    fn has_own_users(&self) -> bool {
+        self.pod.spec.as_ref().is_some_and(|spec| spec.host_users == Some(false))
+    }
+
+    /// Whose users the pod's are.
+    pub(super) fn users(&self) -> anyhow::Result<cri::UserNamespace> {
+        match self.has_own_users() {
+            true => self.kubelet.users.of(&self.uid),
+            false => Ok(cri::UserNamespace { mode: cri::NamespaceMode::Node as i32, ..cri::UserNamespace::default() }),
+        }
     }
 
     async fn runtime_handler(&self) -> anyhow::Result<String> {
@@ -85,6 +105,8 @@ impl Worker {
                 .into_owned(),
             dns: Some(dns::config(&spec, namespace, &settings, &host)),
             cgroup_parent: kubelet.cgroups.parent_of(&self.uid, qos),
+            users: self.users()?,
+            resources: resources::sandbox(&spec, kubelet.node.limit_settings(kubelet)),
         };
         Ok(sandbox::config(&self.pod, parts))
     }

@@ -10,6 +10,7 @@ use super::status::{Verdict, Waiting};
 use super::surroundings::Sandbox;
 use super::worker::{RETRY, Worker, is_over};
 use super::{admission, mirror, spec, status_manager};
+use crate::metrics::METRICS;
 use crate::runtime::{ContainerState, PodRuntime};
 use crate::volumes;
 
@@ -45,6 +46,7 @@ impl Worker {
         if !self.admitted {
             let fresh = runtime.containers.is_empty() && runtime.sandboxes.is_empty();
             if fresh && let Err((reason, message)) = self.admit().await {
+                METRICS.admission_rejections.with_label_values(&[&reason]).inc();
                 kubelet.events.pod(&self.pod, true, &reason, &message);
                 self.end(&reason, message);
                 return Ok(Next::Over);
@@ -67,7 +69,10 @@ impl Worker {
         }
         self.probes.sync(&self.pod, &runtime);
         let resizing = self.before_resize().is_some();
-        let mut actions = actions::compute(&self.pod, &runtime, &self.probes);
+        let mut actions = actions::compute(&self.pod, &runtime, &self.probes, &status);
+        if !actions.reset.is_empty() {
+            return self.reset(&actions.reset, &runtime).await;
+        }
         if !actions.kill_pod {
             self.actuate(&runtime, &mut actions).await;
         }
@@ -92,6 +97,20 @@ impl Worker {
             pause = pause.min(left);
         }
         Ok(Next::After(pause))
+    }
+
+    /// Takes containers away, so that all start anew. Their logs stay, and count the restarts.
+    async fn reset(&mut self, ids: &[String], runtime: &PodRuntime) -> anyhow::Result<Next> {
+        for view in ids.iter().filter_map(|id| runtime.containers.iter().find(|view| view.id == *id)) {
+            if view.state != ContainerState::Exited {
+                self.kill_container(view, None, Some(0)).await?;
+            }
+            self.kubelet.runtime.remove_container(&view.id).await?;
+        }
+        self.waiting.clear();
+        let runtime = self.kubelet.runtime.pod(&self.uid).await?;
+        self.report(&runtime, false).await;
+        Ok(Next::After(Duration::ZERO))
     }
 
     /// Whether the node has what the pod needs, and gives it.
@@ -175,8 +194,15 @@ impl Worker {
         if actions.start.is_empty() && actions.start_init.is_empty() && actions.start_ephemeral.is_empty() {
             return Ok(pause);
         }
+        if actions.create_sandbox.is_some()
+            && let Err(error) = self.kubelet.claims.prepare(self.kubelet.client.as_ref(), &self.pod).await
+        {
+            let message = format!("Failed to prepare dynamic resources: {error}");
+            self.kubelet.events.pod(&self.pod, true, "FailedPrepareDynamicResources", &message);
+            return Ok(RETRY);
+        }
         let sandbox = match actions.create_sandbox {
-            Some(attempt) => match self.create_sandbox(attempt).await {
+            Some(attempt) => match self.counted_sandbox(attempt).await {
                 Ok(sandbox) => sandbox,
                 Err(error) => {
                     let message = format!("Failed to create pod sandbox: {error}");
@@ -201,6 +227,29 @@ impl Worker {
         Ok(pause)
     }
 
+    async fn counted_sandbox(&self, attempt: u32) -> anyhow::Result<Sandbox> {
+        METRICS.started_pods.inc();
+        let made = self.create_sandbox(attempt).await;
+        if made.is_err() {
+            METRICS.started_pod_errors.with_label_values(&["RunPodSandboxError"]).inc();
+        }
+        made
+    }
+
+    /// What metrics call the container's kind.
+    fn kind_of(&self, container: &Container) -> &'static str {
+        let spec = self.pod.spec.as_ref();
+        let inits = spec.into_iter().flat_map(|spec| spec.init_containers.iter().flatten());
+        let regular = spec.into_iter().flat_map(|spec| &spec.containers);
+        if inits.into_iter().any(|init| init.name == container.name) {
+            "init_container"
+        } else if regular.into_iter().any(|regular| regular.name == container.name) {
+            "container"
+        } else {
+            "ephemeral_container"
+        }
+    }
+
     /// Starts a container unless it must wait; answers when to look again.
     async fn try_start(&mut self, container: &Container, sandbox: &Sandbox, runtime: &PodRuntime) -> Option<Duration> {
         let last = runtime.container(&container.name);
@@ -218,6 +267,8 @@ impl Worker {
             }
             self.restarts.next(&container.name, ended, now);
         }
+        let kind = self.kind_of(container);
+        METRICS.started_containers.with_label_values(&[kind]).inc();
         match self.start_container(container, sandbox, last).await {
             Ok(()) => {
                 self.note_started(container);
@@ -225,6 +276,7 @@ impl Worker {
                 None
             }
             Err(why) => {
+                METRICS.started_container_errors.with_label_values(&[kind, &why.reason]).inc();
                 self.waiting.insert(container.name.clone(), why);
                 Some(START_RETRY)
             }

@@ -8,7 +8,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 
@@ -19,6 +19,7 @@ use super::messages::Messages;
 use super::resize::{Progress, Record};
 use super::status::{self, Verdict, Waiting};
 use super::{conditions, spec, status_manager};
+use crate::metrics::METRICS;
 use crate::probes::Probes;
 use crate::runtime::PodRuntime;
 use crate::shared::Kubelet;
@@ -51,6 +52,8 @@ pub(super) struct Worker {
     pub(super) desired: Arc<Pod>,
     pub(super) resources: Record,
     pub(super) progress: Progress,
+    /// When a pod was first seen that did not run yet.
+    first_seen: Option<Instant>,
 }
 
 /// Runs a pod from its first sight until no source has it.
@@ -63,6 +66,7 @@ pub(super) async fn run(kubelet: Arc<Kubelet>, entry: Arc<Entry>) {
         probes: Probes::new(kubelet.clone(), entry.clone(), &pod),
         resources: Record::load(&kubelet.config.pod_dir(&uid)),
         progress: Progress::default(),
+        first_seen: pod.status.as_ref().is_none_or(|status| status.start_time.is_none()).then(Instant::now),
         desired: pod.clone(),
         kubelet,
         entry,
@@ -92,6 +96,7 @@ impl Worker {
         self.bury().await;
         self.kubelet.objects.forget_pod(&self.uid);
         self.kubelet.status.forget(&self.uid);
+        METRICS.forget_probes(&self.pod);
         self.kubelet.pods.finished(&self.uid);
     }
 
@@ -104,6 +109,7 @@ impl Worker {
             if let Some(terminate) = mail.terminate {
                 return terminate;
             }
+            let begin = Instant::now();
             let pause = tokio::select! {
                 outcome = self.sync() => match outcome {
                     Ok(super::sync::Next::Over) => return Terminate { grace: None, verdict: self.verdict.clone() },
@@ -115,6 +121,7 @@ impl Worker {
                 },
                 () = entry.mailbox.interrupted() => continue,
             };
+            METRICS.pod_sync.with_label_values(&["sync"]).observe(begin.elapsed().as_secs_f64());
             tokio::select! {
                 () = entry.mailbox.woken() => {}
                 () = tokio::time::sleep(pause) => {}
@@ -220,6 +227,11 @@ impl Worker {
             now: status_manager::now(),
         });
         self.kubelet.devices.describe(&self.uid, &mut generated);
+        if generated.phase.as_deref() == Some("Running")
+            && let Some(seen) = self.first_seen.take()
+        {
+            METRICS.pod_start.observe(seen.elapsed().as_secs_f64());
+        }
         let generated = Arc::new(generated);
         self.entry.set_status(generated.clone());
         self.kubelet.status.set(&self.pod, generated.clone());

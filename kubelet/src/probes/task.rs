@@ -7,6 +7,7 @@ use k8s_openapi::api::core::v1::{Container, Pod, Probe};
 use tokio::net::TcpStream;
 
 use super::{Kind, Results, grpc, http, port};
+use crate::metrics::METRICS;
 use crate::pods::Entry;
 use crate::shared::Kubelet;
 
@@ -82,10 +83,18 @@ pub(super) async fn run(task: Task) {
 
 async fn attempt(task: &Task) -> bool {
     let title = task.kind.title();
+    let begin = std::time::Instant::now();
+    let outcome = once(task).await;
+    let result = match outcome {
+        Outcome::Good => "successful",
+        Outcome::Bad(_) => "failed",
+        Outcome::Broken(_) => "unknown",
+    };
+    METRICS.probed(title, result, &task.pod, &task.container.name, begin.elapsed());
     let say = |message: String| {
         task.kubelet.events.container(&task.pod, &task.container.name, true, "Unhealthy", &message);
     };
-    match once(task).await {
+    match outcome {
         Outcome::Good => true,
         Outcome::Bad(output) => {
             say(format!("{title} probe failed: {output}"));

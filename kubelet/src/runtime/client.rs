@@ -12,6 +12,7 @@ use tonic::transport::{Channel, Endpoint, Uri};
 
 use super::labels::POD_UID;
 use super::model::PodRuntime;
+use crate::metrics::METRICS;
 
 /// Answers larger than this are refused (upstream's limit).
 const MAX_MESSAGE: usize = 16 * 1024 * 1024;
@@ -75,11 +76,14 @@ macro_rules! call {
     ($self:ident, $client:ident . $method:ident ( $request:expr ), $timeout:expr) => {{
         let mut client = $self.$client.clone();
         let timeout = $timeout;
-        match tokio::time::timeout(timeout, client.$method($request)).await {
+        let begin = std::time::Instant::now();
+        let answer = match tokio::time::timeout(timeout, client.$method($request)).await {
             Ok(Ok(response)) => Ok(response.into_inner()),
             Ok(Err(status)) => Err(RuntimeError::Call(stringify!($method), Box::new(status))),
             Err(_) => Err(RuntimeError::Timeout(stringify!($method), timeout)),
-        }
+        };
+        METRICS.called_runtime(stringify!($method), begin.elapsed(), answer.is_ok());
+        answer
     }};
 }
 
@@ -121,6 +125,18 @@ impl Runtime {
     /// Conditions `RuntimeReady` and `NetworkReady`, handlers and features.
     pub async fn status(&self) -> Result<cri::StatusResponse, RuntimeError> {
         call!(self, runtime.status(cri::StatusRequest { verbose: false }), self.timeout)
+    }
+
+    /// The cgroup driver that the runtime uses, as the kubelet's configuration names it; `None` when it does not tell.
+    pub async fn cgroup_driver(&self) -> Result<Option<&'static str>, RuntimeError> {
+        match call!(self, runtime.runtime_config(cri::RuntimeConfigRequest {}), self.timeout) {
+            Ok(answer) => Ok(answer.linux.map(|linux| match linux.cgroup_driver() {
+                cri::CgroupDriver::Systemd => "systemd",
+                cri::CgroupDriver::Cgroupfs => "cgroupfs",
+            })),
+            Err(RuntimeError::Call(_, status)) if status.code() == tonic::Code::Unimplemented => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// Tells the runtime the node's pod CIDR.
@@ -244,6 +260,14 @@ impl Runtime {
             ..Default::default()
         };
         call!(self, runtime.update_container_resources(request), self.timeout).map(|_| ())
+    }
+
+    /// Writes a running container's state to an archive; `timeout` in seconds, 0 = the runtime's own.
+    pub async fn checkpoint(&self, id: &str, location: &str, timeout: i64) -> Result<(), RuntimeError> {
+        let request =
+            cri::CheckpointContainerRequest { container_id: id.to_owned(), location: location.to_owned(), timeout };
+        let seconds = Duration::from_secs(u64::try_from(timeout).unwrap_or(0));
+        call!(self, runtime.checkpoint_container(request), self.timeout + seconds).map(|_| ())
     }
 
     /// Runs a command to its end (or `timeout`) and collects what it wrote.

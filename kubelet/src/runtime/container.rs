@@ -16,6 +16,7 @@ pub(crate) struct ContainerParts<'a> {
     /// Container whose process namespace an ephemeral container joins.
     pub(crate) target_id: Option<&'a str>,
     pub(crate) resources: cri::LinuxContainerResources,
+    pub(crate) users: cri::UserNamespace,
     pub(crate) security: security::SecurityDefaults<'a>,
 }
 
@@ -26,6 +27,10 @@ pub(crate) fn config(pod: &Pod, container: &Container, parts: ContainerParts<'_>
     let expanded = |words: &Option<Vec<String>>| -> Vec<String> {
         words.iter().flatten().map(|word| expand(word, &parts.envs)).collect()
     };
+    let mut mounts = parts.mounts;
+    for mount in &mut mounts {
+        (mount.uid_mappings, mount.gid_mappings) = (parts.users.uids.clone(), parts.users.gids.clone());
+    }
     cri::ContainerConfig {
         metadata: Some(cri::ContainerMetadata { name: container.name.clone(), attempt: restarts }),
         image: Some(cri::ImageSpec {
@@ -36,7 +41,7 @@ pub(crate) fn config(pod: &Pod, container: &Container, parts: ContainerParts<'_>
         command: expanded(&container.command),
         args: expanded(&container.args),
         working_dir: container.working_dir.clone().unwrap_or_default(),
-        mounts: parts.mounts,
+        mounts,
         devices: parts.devices.nodes,
         cdi_devices: parts.devices.cdi,
         labels: labels::container_labels(pod, &container.name),
@@ -53,7 +58,13 @@ pub(crate) fn config(pod: &Pod, container: &Container, parts: ContainerParts<'_>
         tty: container.tty == Some(true),
         linux: Some(cri::LinuxContainerConfig {
             resources: Some(parts.resources),
-            security_context: Some(security::container(&spec, container, parts.target_id, &parts.security)),
+            security_context: Some(security::container(
+                &spec,
+                container,
+                parts.target_id,
+                &parts.security,
+                parts.users,
+            )),
         }),
         envs: parts.envs.into_iter().map(|(key, value)| cri::KeyValue { key, value }).collect(),
         ..Default::default()

@@ -15,6 +15,17 @@ pub(crate) struct ForContainer {
     pub(crate) annotations: BTreeMap<String, String>,
 }
 
+impl ForContainer {
+    /// Adds devices by their CDI names.
+    pub(crate) fn add_cdi(&mut self, names: Vec<String>) {
+        for name in names {
+            if !self.cdi.iter().any(|have| have.name == name) {
+                self.cdi.push(cri::CdiDevice { name });
+            }
+        }
+    }
+}
+
 /// Joins what the plugins said: environment and mounts go to the container's own, and the first who names something has it.
 pub(crate) fn merge(
     answers: Vec<ContainerAllocateResponse>,

@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::client::{Runtime, RuntimeError};
 use super::labels::{POD_NAME, POD_NAMESPACE, POD_UID};
+use crate::metrics::METRICS;
 
 const RELIST: Duration = Duration::from_secs(1);
 const RELIST_WITH_EVENTS: Duration = Duration::from_secs(10);
@@ -32,6 +33,8 @@ pub(crate) struct Known {
 pub(crate) struct Pleg {
     pods: Mutex<HashMap<String, Known>>,
     last: Mutex<Option<Instant>>,
+    /// Ready sandboxes, and containers by state.
+    census: Mutex<(usize, [usize; 4])>,
 }
 
 impl Pleg {
@@ -45,6 +48,13 @@ impl Pleg {
         self.last.lock().is_some()
     }
 
+    /// Ready sandboxes, and containers by state, at the last relist.
+    pub(crate) fn census(&self) -> (usize, [(&'static str, usize); 4]) {
+        let (sandboxes, states) = *self.census.lock();
+        let names = ["created", "running", "exited", "unknown"];
+        (sandboxes, std::array::from_fn(|index| (names[index], states[index])))
+    }
+
     /// How long ago the last relist was.
     pub(crate) fn age(&self) -> Option<Duration> {
         self.last.lock().map(|last| last.elapsed())
@@ -52,7 +62,10 @@ impl Pleg {
 
     /// Lists once; answers the pods that changed since the last time.
     pub(crate) async fn relist(&self, runtime: &Runtime) -> Result<Vec<String>, RuntimeError> {
+        let begin = Instant::now();
         let (sandboxes, containers) = tokio::try_join!(runtime.sandboxes(None), runtime.containers(None))?;
+        METRICS.relist.observe(begin.elapsed().as_secs_f64());
+        let mut census = (0, [0; 4]);
         let mut now: HashMap<String, Known> = HashMap::new();
         // Order within an answer means nothing: the fingerprint is a sum over parts.
         let mut note = |labels: &HashMap<String, String>, id: &str, state: i32, alive: bool| {
@@ -69,13 +82,19 @@ impl Pleg {
         };
         for sandbox in &sandboxes {
             let ready = sandbox.state == k8s_cri::v1::PodSandboxState::SandboxReady as i32;
+            census.0 += usize::from(ready);
             note(&sandbox.labels, &sandbox.id, sandbox.state, ready);
         }
         for container in &containers {
             let running = container.state == k8s_cri::v1::ContainerState::ContainerRunning as i32;
+            census.1[usize::try_from(container.state).unwrap_or(3).min(3)] += 1;
             note(&container.labels, &container.id, container.state + 8, running);
         }
-        *self.last.lock() = Some(Instant::now());
+        *self.census.lock() = census;
+        if let Some(before) = self.last.lock().replace(Instant::now()) {
+            METRICS.relist_interval.observe(before.elapsed().as_secs_f64());
+        }
+        METRICS.relist_seen.set(jiff::Timestamp::now().as_duration().as_secs_f64());
         let mut pods = self.pods.lock();
         let mut changed: Vec<String> = now
             .iter()

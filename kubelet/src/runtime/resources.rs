@@ -1,8 +1,10 @@
 //! Requests and limits as the kernel takes them: shares, quota, bytes, OOM scores, and the QoS class. Pure.
 
-use k8s_cri::v1::LinuxContainerResources;
+use k8s_cri::v1::{HugepageLimit, LinuxContainerResources};
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, ResourceRequirements};
 
+use crate::cgroups;
+use crate::node::machine;
 use crate::quantity;
 
 const MIN_SHARES: i64 = 2;
@@ -106,6 +108,32 @@ pub(crate) struct LimitSettings {
     pub(crate) memory_capacity: i64,
     pub(crate) cgroup_v2: bool,
     pub(crate) single_process_oom_kill: bool,
+    pub(crate) swap: SwapSettings,
+}
+
+/// What pods may swap.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct SwapSettings {
+    /// The kernel counts it per cgroup.
+    pub(crate) counted: bool,
+    /// In proportion to memory requests, instead of none.
+    pub(crate) limited: bool,
+    /// Bytes of the node.
+    pub(crate) capacity: i64,
+}
+
+/// Bytes that a container may swap: its share of the node's swap is its share of the memory (KEP-2400).
+#[allow(clippy::cast_possible_truncation, clippy::cast_precision_loss, reason = "a byte more or less")]
+fn swap_limit(pod: &Pod, container: &Container, settings: LimitSettings) -> i64 {
+    let requests = container.resources.as_ref().and_then(|r| r.requests.as_ref());
+    let limits = container.resources.as_ref().and_then(|r| r.limits.as_ref());
+    let request = quantity::of(requests, "memory");
+    let burstable = pod.spec.as_ref().is_some_and(|spec| qos(spec) == Qos::Burstable);
+    let eligible = settings.swap.limited && burstable && !is_critical(pod);
+    if !eligible || request == quantity::of(limits, "memory") || request > settings.memory_capacity {
+        return 0;
+    }
+    (request as f64 / settings.memory_capacity.max(1) as f64 * settings.swap.capacity as f64) as i64
 }
 
 /// A container's limits for the CRI.
@@ -130,7 +158,54 @@ pub(crate) fn container(pod: &Pod, container: &Container, settings: LimitSetting
     if settings.cgroup_v2 && !settings.single_process_oom_kill {
         linux.unified.insert("memory.oom.group".into(), "1".into());
     }
+    match (settings.swap.counted, settings.cgroup_v2) {
+        (true, true) => {
+            let limit = swap_limit(pod, container, settings);
+            linux.unified.insert("memory.swap.max".into(), limit.to_string());
+        }
+        // Memory and swap together: no more than memory.
+        (true, false) => linux.memory_swap_limit_in_bytes = linux.memory_limit_in_bytes,
+        (false, _) => {}
+    }
     linux
+}
+
+/// What the CRI is told of an amount of CPU and memory: shares of the request, quota and bytes of the limits.
+fn bounds(cpu_request: i64, cpu_limit: i64, memory_limit: i64, settings: LimitSettings) -> LinuxContainerResources {
+    let asked = if cpu_request == 0 { cpu_limit } else { cpu_request };
+    let mut linux = LinuxContainerResources {
+        cpu_shares: shares(asked),
+        memory_limit_in_bytes: memory_limit.max(0),
+        ..Default::default()
+    };
+    if settings.cfs_quota {
+        linux.cpu_period = settings.period_us;
+        linux.cpu_quota = quota(cpu_limit, settings.period_us);
+    }
+    linux
+}
+
+/// What runtimes that start a machine for a pod want to know beforehand: its overhead, and what its containers need together.
+pub(crate) fn sandbox(spec: &PodSpec, settings: LimitSettings) -> (LinuxContainerResources, LinuxContainerResources) {
+    let (cpu, memory) =
+        (quantity::milli_of(spec.overhead.as_ref(), "cpu"), quantity::of(spec.overhead.as_ref(), "memory"));
+    let overhead = match &spec.overhead {
+        Some(_) => bounds(cpu, cpu, memory, settings),
+        None => LinuxContainerResources::default(),
+    };
+    let without = PodSpec { overhead: None, ..spec.clone() };
+    let total = |name, limits| pod_total(&without, name, limits);
+    (overhead, bounds(total("cpu", false), total("cpu", true), total("memory", true), settings))
+}
+
+/// Huge pages that a container may use, of every size that the node has; of those that it does not ask for none.
+pub(crate) fn huge_pages(container: &Container, sizes: &[(i64, i64)]) -> Vec<HugepageLimit> {
+    let limits = container.resources.as_ref().and_then(|r| r.limits.as_ref());
+    let of = |(size, _): &(i64, i64)| HugepageLimit {
+        page_size: cgroups::page_size(*size),
+        limit: u64::try_from(quantity::of(limits, &machine::huge_page_resource(*size))).unwrap_or(0),
+    };
+    sizes.iter().map(of).collect()
 }
 
 /// Sum of a pod's containers' requests or limits, init containers and sidecars counted as the scheduler counts them,
@@ -195,6 +270,56 @@ mod tests {
         assert_eq!(quota(0, 100_000), 0);
         assert_eq!(quota(250, 100_000), 25_000);
         assert_eq!(quota(1, 100_000), 1000);
+    }
+
+    #[test]
+    fn swap_is_shared_by_memory_requests() {
+        for (resources, limited, want) in [
+            (&[("r", "memory", "1Gi")][..], true, "1073741824"),
+            (&[("r", "memory", "1Gi")], false, "0"),
+            (&[("r", "cpu", "1")], true, "0"),
+            (&[("l", "memory", "1Gi"), ("r", "memory", "1Gi")], true, "0"),
+            (&[], true, "0"),
+        ] {
+            let pod = Pod { spec: Some(spec(resources)), ..Default::default() };
+            let swap = SwapSettings { counted: true, limited, capacity: 4 << 30 };
+            let settings = LimitSettings {
+                cfs_quota: true,
+                period_us: 100_000,
+                memory_capacity: 4 << 30,
+                cgroup_v2: true,
+                single_process_oom_kill: false,
+                swap,
+            };
+            let of = |settings| container(&pod, &pod.spec.as_ref().unwrap().containers[0], settings);
+            assert_eq!(of(settings).unified["memory.swap.max"], want, "{resources:?} {limited}");
+            let old = of(LimitSettings { cgroup_v2: false, ..settings });
+            assert_eq!(old.memory_swap_limit_in_bytes, old.memory_limit_in_bytes);
+        }
+    }
+
+    #[test]
+    fn runtimes_know_what_a_pod_needs() {
+        let mut spec =
+            spec(&[("r", "cpu", "500m"), ("l", "cpu", "1"), ("l", "memory", "1Gi"), ("l", "hugepages-2Mi", "4Mi")]);
+        let settings = LimitSettings {
+            cfs_quota: true,
+            period_us: 100_000,
+            memory_capacity: 4 << 30,
+            cgroup_v2: true,
+            single_process_oom_kill: false,
+            swap: SwapSettings::default(),
+        };
+        assert_eq!(sandbox(&spec, settings).0, LinuxContainerResources::default());
+        let amount = |text: &str| k8s_openapi::apimachinery::pkg::api::resource::Quantity(text.to_owned());
+        spec.overhead = Some([("cpu".to_owned(), amount("250m")), ("memory".to_owned(), amount("64Mi"))].into());
+        let (overhead, containers) = sandbox(&spec, settings);
+        let numbers = |linux: LinuxContainerResources| (linux.cpu_shares, linux.cpu_quota, linux.memory_limit_in_bytes);
+        assert_eq!(numbers(overhead), (256, 25_000, 64 << 20));
+        assert_eq!(numbers(containers), (512, 100_000, 1 << 30));
+        let pages = huge_pages(&spec.containers[0], &[(2 << 20, 8), (1 << 30, 0)]);
+        let pages: Vec<_> = pages.into_iter().map(|pages| (pages.page_size, pages.limit)).collect();
+        assert_eq!(pages, [("2MB".to_owned(), 4 << 20), ("1GB".to_owned(), 0)]);
     }
 
     #[test]

@@ -14,6 +14,9 @@ pub(crate) struct SandboxParts {
     pub(crate) log_directory: String,
     pub(crate) dns: Option<cri::DnsConfig>,
     pub(crate) cgroup_parent: String,
+    pub(crate) users: cri::UserNamespace,
+    /// Overhead of the pod, and what its containers need.
+    pub(crate) resources: (cri::LinuxContainerResources, cri::LinuxContainerResources),
 }
 
 /// Builds the sandbox's configuration.
@@ -43,9 +46,10 @@ pub(crate) fn config(pod: &Pod, parts: SandboxParts) -> cri::PodSandboxConfig {
         annotations,
         linux: Some(cri::LinuxPodSandboxConfig {
             cgroup_parent: parts.cgroup_parent,
-            security_context: Some(security::sandbox(&spec)),
+            security_context: Some(security::sandbox(&spec, parts.users)),
             sysctls,
-            ..Default::default()
+            overhead: Some(parts.resources.0),
+            resources: Some(parts.resources.1),
         }),
         windows: None,
     }

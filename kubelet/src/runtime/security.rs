@@ -86,12 +86,12 @@ fn groups_policy(pod: &PodSecurityContext) -> i32 {
 }
 
 /// The sandbox's security context.
-pub(crate) fn sandbox(spec: &PodSpec) -> cri::LinuxSandboxSecurityContext {
+pub(crate) fn sandbox(spec: &PodSpec, users: cri::UserNamespace) -> cri::LinuxSandboxSecurityContext {
     let pod = spec.security_context.clone().unwrap_or_default();
     let privileged = all_containers(spec)
         .any(|container| container.security_context.as_ref().is_some_and(|context| context.privileged == Some(true)));
     cri::LinuxSandboxSecurityContext {
-        namespace_options: Some(namespaces(spec, None)),
+        namespace_options: Some(cri::NamespaceOption { userns_options: Some(users), ..namespaces(spec, None) }),
         selinux_options: pod.se_linux_options.as_ref().map(selinux),
         run_as_user: pod.run_as_user.map(|value| cri::Int64Value { value }),
         run_as_group: pod.run_as_group.map(|value| cri::Int64Value { value }),
@@ -122,6 +122,7 @@ pub(crate) fn container(
     container: &Container,
     target: Option<&str>,
     defaults: &SecurityDefaults<'_>,
+    users: cri::UserNamespace,
 ) -> cri::LinuxContainerSecurityContext {
     let pod = spec.security_context.clone().unwrap_or_default();
     let own = container.security_context.clone().unwrap_or_default();
@@ -132,7 +133,7 @@ pub(crate) fn container(
     cri::LinuxContainerSecurityContext {
         capabilities: Some(capabilities(&own)),
         privileged,
-        namespace_options: Some(namespaces(spec, target)),
+        namespace_options: Some(cri::NamespaceOption { userns_options: Some(users), ..namespaces(spec, target) }),
         selinux_options: own.se_linux_options.as_ref().or(pod.se_linux_options.as_ref()).map(selinux),
         run_as_user: user.map(|value| cri::Int64Value { value }),
         run_as_group: own.run_as_group.or(pod.run_as_group).map(|value| cri::Int64Value { value }),

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use common::serving::{Body, Handler, Health, Peer, full, json, text};
+use common::serving::{Body, Handler, Health, Peer, ZPages, full, json, text};
 use http::{HeaderValue, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
 
@@ -11,7 +11,9 @@ use super::auth::Auth;
 use super::lookup::Refusal;
 use super::query::Query;
 use super::routes::{Route, route};
-use super::{lists, logs, streams, system_logs, usage};
+use super::{checkpoint, lists, logs, streams, system_logs, usage};
+use crate::gates;
+use crate::metrics::METRICS;
 use crate::shared::Kubelet;
 
 /// What a port lets through.
@@ -26,13 +28,30 @@ pub(super) enum Access {
 pub(super) struct Shared {
     pub(super) kubelet: Arc<Kubelet>,
     health: Health,
+    pages: ZPages,
 }
+
+/// What `/statusz` says that there is.
+const PATHS: [&str; 12] = [
+    "/healthz",
+    "/pods",
+    "/runningpods",
+    "/stats",
+    "/metrics",
+    "/configz",
+    "/containerLogs",
+    "/exec",
+    "/attach",
+    "/portForward",
+    "/logs",
+    "/checkpoint",
+];
 
 impl Shared {
     pub(super) fn new(kubelet: Arc<Kubelet>) -> Self {
         let health = crate::health::checks(&kubelet);
         health.register("log", || Ok(()));
-        Self { kubelet, health }
+        Self { kubelet, health, pages: ZPages::new("kubelet", &PATHS) }
     }
 }
 
@@ -59,7 +78,14 @@ impl Handler for Server {
         if !served {
             return not_found();
         }
-        self.answer(route, request).await.unwrap_or_else(|refusal| refusal.response())
+        let (method, label) = (request.method().clone(), path.trim_start_matches('/').to_owned());
+        let label = route.label(&label);
+        let long = route.is_streaming();
+        let server = if matches!(self.access, Access::Full(_)) { "readwrite" } else { "readonly" };
+        let begin = std::time::Instant::now();
+        let answer = self.answer(route, request).await.unwrap_or_else(|refusal| refusal.response());
+        METRICS.served(method.as_str(), &label, (server, long), begin.elapsed());
+        answer
     }
 }
 
@@ -104,6 +130,10 @@ impl Server {
                 let answer = self.shared.health.respond(request.uri().path(), request.uri().query());
                 Ok(answer.unwrap_or_else(not_found))
             }
+            Route::Page => {
+                let answer = self.shared.pages.respond(request.uri().path(), request.headers());
+                Ok(answer.unwrap_or_else(not_found))
+            }
             Route::Pods => lists::pods(kubelet),
             Route::RunningPods => lists::running(kubelet).await,
             Route::Configz => Ok(json(StatusCode::OK, &serde_json::json!({"kubeletconfig": file}))),
@@ -131,8 +161,9 @@ impl Server {
                 Ok(text(StatusCode::NOT_IMPLEMENTED, "node log query is not supported by this kubelet\n"))
             }
             Route::SystemLogs(path) => system_logs::serve(&path).await,
-            Route::Checkpoint => {
-                Ok(text(StatusCode::NOT_IMPLEMENTED, "checkpointing containers is not supported by this kubelet\n"))
+            Route::Checkpoint { .. } if !gates::is_on(&file.feature_gates, "ContainerCheckpoint") => Ok(not_found()),
+            Route::Checkpoint { namespace, pod, container } => {
+                checkpoint::serve(kubelet, (&namespace, &pod, &container), &query).await
             }
             Route::WrongMethod => Ok(text(StatusCode::METHOD_NOT_ALLOWED, "405: Method Not Allowed")),
             Route::NotFound => Ok(not_found()),

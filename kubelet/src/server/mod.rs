@@ -3,6 +3,7 @@
 
 mod attributes;
 mod auth;
+mod checkpoint;
 #[cfg(any(test, feature = "fuzz"))]
 pub(crate) mod fuzzing;
 mod handler;

@@ -32,7 +32,13 @@ pub(super) enum Route {
     Run(Target),
     /// Path below the log directory.
     SystemLogs(String),
-    Checkpoint,
+    Checkpoint {
+        namespace: String,
+        pod: String,
+        container: String,
+    },
+    /// `/statusz` or `/flagz`.
+    Page,
     /// The path exists, not with this method.
     WrongMethod,
     NotFound,
@@ -51,6 +57,20 @@ impl Route {
                 | Self::Run(_)
                 | Self::SystemLogs(_)
         )
+    }
+
+    /// What metrics call the path: its first part, or of metrics all of it; unknown paths have no name of their own.
+    pub(super) fn label(&self, path: &str) -> String {
+        match self {
+            Self::NotFound | Self::WrongMethod => "other".to_owned(),
+            Self::ResourceMetrics | Self::CadvisorMetrics | Self::ProbeMetrics => path.trim_end_matches('/').to_owned(),
+            _ => path.split('/').next().unwrap_or_default().to_owned(),
+        }
+    }
+
+    /// Whether an answer may take as long as its client likes.
+    pub(super) fn is_streaming(&self) -> bool {
+        matches!(self, Self::Exec(_) | Self::Attach(_) | Self::PortForward { .. } | Self::ContainerLogs { .. })
     }
 
     /// Served on the read-only port too.
@@ -96,6 +116,7 @@ pub(super) fn route(method: &Method, path: &str) -> Route {
         ["metrics", "cadvisor"] => Route::CadvisorMetrics,
         ["metrics", "probes"] => Route::ProbeMetrics,
         ["configz"] => Route::Configz,
+        ["statusz"] | ["flagz"] => Route::Page,
         ["containerLogs", namespace, pod, container] => {
             Route::ContainerLogs { namespace: (*namespace).into(), pod: (*pod).into(), container: (*container).into() }
         }
@@ -109,14 +130,16 @@ pub(super) fn route(method: &Method, path: &str) -> Route {
             Route::PortForward { namespace: (*namespace).into(), pod: (*pod).into(), uid: Some((*uid).into()) }
         }
         ["logs", rest @ ..] => Route::SystemLogs(rest.join("/")),
-        ["checkpoint", _, _, _] => Route::Checkpoint,
+        ["checkpoint", namespace, pod, container] => {
+            Route::Checkpoint { namespace: (*namespace).into(), pod: (*pod).into(), container: (*container).into() }
+        }
         _ => Route::NotFound,
     };
     let fits = match &found {
         Route::Exec(_) | Route::Attach(_) | Route::PortForward { .. } => {
             matches!(*method, Method::GET | Method::POST)
         }
-        Route::Run(_) | Route::Checkpoint => *method == Method::POST,
+        Route::Run(_) | Route::Checkpoint { .. } => *method == Method::POST,
         Route::NotFound => true,
         Route::Metrics | Route::ResourceMetrics | Route::CadvisorMetrics | Route::ProbeMetrics => {
             matches!(*method, Method::GET | Method::HEAD)
@@ -161,8 +184,13 @@ mod tests {
             (Method::GET, "/run/ns/p/c", Route::WrongMethod),
             (Method::GET, "/logs/", Route::SystemLogs(String::new())),
             (Method::GET, "/logs/a/b", Route::SystemLogs("a/b".into())),
-            (Method::POST, "/checkpoint/ns/p/c", Route::Checkpoint),
+            (
+                Method::POST,
+                "/checkpoint/ns/p/c",
+                Route::Checkpoint { namespace: "ns".into(), pod: "p".into(), container: "c".into() },
+            ),
             (Method::GET, "/metrics/resource", Route::ResourceMetrics),
+            (Method::GET, "/statusz", Route::Page),
             (Method::GET, "/", Route::NotFound),
         ] {
             assert_eq!(route(&method, path), want, "{method} {path}");

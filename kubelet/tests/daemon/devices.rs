@@ -25,7 +25,7 @@ async fn wait_for_capacity(node: &Node, capacity: &str, allocatable: &str) {
 }
 
 fn wants(count: &str) -> Value {
-    json!({"restartPolicy": "Always", "containers": [{"name": "main", "resources": {"limits": {RESOURCE: count}}}]})
+    json!({"terminationGracePeriodSeconds": 1, "containers": [{"name": "main", "resources": {"limits": {RESOURCE: count}}}]})
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -73,7 +73,7 @@ async fn a_container_gets_a_plugins_devices() {
     node.run("other", wants("1")).await;
     node.wait_for_pod_ready("other", "True").await;
     assert_eq!(plugin.calls()[0], "allocate one");
-    node.delete("user", Some(0)).await;
+    node.delete("user", None).await;
     node.wait_until_gone("user").await;
     node.run("again", wants("1")).await;
     node.wait_for_pod_ready("again", "True").await;

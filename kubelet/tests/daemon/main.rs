@@ -2,6 +2,7 @@
 //! cgroups, and their volumes no mounts.
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
+mod claims;
 mod devices;
 mod images;
 mod join;
@@ -12,6 +13,7 @@ mod neighbour;
 mod outages;
 mod registration;
 mod resize;
+mod restarts;
 mod start;
 mod static_pods;
 mod support;

@@ -3,6 +3,7 @@
 mod cri;
 mod cri_state;
 mod csi;
+mod dra;
 mod node;
 mod plugin;
 
@@ -12,6 +13,7 @@ pub use crate::neighbour::{ApiServer, free_port};
 pub use cri::FakeRuntime;
 pub use cri_state::Script;
 pub use csi::{FakeDriver, Trouble};
+pub use dra::FakeClaimDriver;
 pub use node::Node;
 pub use plugin::{FakePlugin, call};
 
