@@ -3,12 +3,13 @@
 use std::collections::HashSet;
 
 use common::meta::{nodeselector::Term, sysctls, tolerations};
-use k8s_openapi::api::core::v1::{Node, Pod, PodSpec};
+use k8s_openapi::api::core::v1::{Node, Pod, PodSpec, Taint};
 
 use super::status::{PREEMPTING, Verdict};
 use super::{PodRecord, preemption, spec};
+use crate::eviction::Pressures;
 use crate::metrics::METRICS;
-use crate::runtime::resources::{is_critical, pod_total};
+use crate::runtime::resources::{Qos, is_critical, pod_total, qos};
 use crate::shared::Kubelet;
 
 /// What the pod is checked against.
@@ -86,6 +87,15 @@ pub(crate) fn admit(kubelet: &Kubelet, pod: &Pod) -> Result<(), (String, String)
     if kubelet.node.is_shutting_down() {
         return Err(("NodeShutdown".into(), "Pod was rejected as the node is shutting down.".into()));
     }
+    under_pressure(pod, kubelet.node.pressure.read())?;
+    let groups = kubelet.node.handlers().1.supplemental_groups_policy;
+    let asked =
+        pod.spec.as_ref().and_then(|spec| spec.security_context.as_ref()?.supplemental_groups_policy.as_deref());
+    // Before the runtime has told what it can do, nothing is refused for it.
+    if asked == Some("Strict") && !groups && kubelet.node.runtime_problem().is_none() {
+        let message = "SupplementalGroupsPolicy=Strict is not supported in this node".to_owned();
+        return Err(("SupplementalGroupsPolicyNotSupported".into(), message));
+    }
     let others = others(kubelet, pod);
     let count = i64::try_from(others.len()).unwrap_or(i64::MAX);
     let node = kubelet.node.object();
@@ -107,6 +117,22 @@ pub(crate) fn admit(kubelet: &Kubelet, pod: &Pod) -> Result<(), (String, String)
         }
         other => other,
     }
+}
+
+/// A node under pressure takes critical pods only, and when it is short of memory alone also those that asked for some, or that tolerate it.
+fn under_pressure(pod: &Pod, pressure: Pressures) -> Result<(), (String, String)> {
+    let named = [(pressure.memory, "MemoryPressure"), (pressure.disk, "DiskPressure"), (pressure.pids, "PIDPressure")];
+    let conditions: Vec<&str> = named.into_iter().filter(|(on, _)| *on).map(|(_, name)| name).collect();
+    let Some(spec) = pod.spec.as_ref().filter(|_| !conditions.is_empty() && !is_critical(pod)) else { return Ok(()) };
+    if conditions == ["MemoryPressure"] {
+        let taint =
+            Taint { key: "node.kubernetes.io/memory-pressure".into(), effect: "NoSchedule".into(), ..Taint::default() };
+        let tolerated = tolerations::any_tolerates(spec.tolerations.iter().flatten(), &taint);
+        if qos(spec) != Qos::BestEffort || tolerated {
+            return Ok(());
+        }
+    }
+    Err(("Evicted".into(), format!("The node had condition: [{}]. ", conditions.join(" "))))
 }
 
 /// Ends lesser pods so that a critical one has room; nothing else may be in its way.
@@ -173,8 +199,8 @@ fn room(pod: &Pod, resources: &[(&str, i64, i64)]) -> Result<(), (&'static str, 
 fn check(pod: &Pod, capacity: &Capacity<'_>) -> Result<(), (String, String)> {
     let empty = PodSpec::default();
     let spec = pod.spec.as_ref().unwrap_or(&empty);
-    if let Some(os) = spec.os.as_ref().filter(|os| os.name != "linux") {
-        let message = format!("Failed to admit pod as the OS field doesn't match node OS: {}", os.name);
+    if spec.os.as_ref().is_some_and(|os| os.name != "linux") {
+        let message = "Failed to admit pod as the OS field doesn't match node OS".to_owned();
         return Err(("PodOSNotSupported".into(), message));
     }
     for sysctl in spec.security_context.iter().flat_map(|context| context.sysctls.iter().flatten()) {
@@ -272,6 +298,33 @@ mod tests {
         };
         assert!(affine(&spec("In", json!(["a", "b"])), &node));
         assert!(!affine(&spec("NotIn", json!(["a"])), &node));
+    }
+
+    #[test]
+    fn pressure_keeps_pods_away() {
+        let pod = |priority: i32, requests: Value, tolerations: Value| -> Pod {
+            let container = json!({"name": "c", "resources": {"requests": requests}});
+            let spec = json!({"priority": priority, "tolerations": tolerations, "containers": [container]});
+            serde_json::from_value(json!({ "spec": spec })).unwrap()
+        };
+        let memory = Pressures { memory: true, ..Pressures::default() };
+        let both = Pressures { memory: true, disk: true, ..Pressures::default() };
+        let tolerant = json!([{"key": "node.kubernetes.io/memory-pressure", "operator": "Exists"}]);
+        for (pod, pressure, want) in [
+            (pod(0, json!({}), json!([])), Pressures::default(), None),
+            (pod(0, json!({}), json!([])), memory, Some("The node had condition: [MemoryPressure]. ")),
+            (pod(0, json!({}), tolerant.clone()), memory, None),
+            (pod(0, json!({"cpu": "1"}), json!([])), memory, None),
+            (
+                pod(0, json!({"cpu": "1"}), tolerant),
+                both,
+                Some("The node had condition: [MemoryPressure DiskPressure]. "),
+            ),
+            (pod(2_000_000_000, json!({}), json!([])), both, None),
+        ] {
+            let refused = under_pressure(&pod, pressure).err().map(|(_, message)| message);
+            assert_eq!(refused.as_deref(), want);
+        }
     }
 
     #[test]
