@@ -2,6 +2,7 @@
 //! CNI, and a path per component so that any of the six daemons can be swapped. People, tests and benches share it.
 #![doc = "See docs/local-cluster.md."]
 
+pub mod bench;
 mod cgroup;
 mod daemons;
 mod down;

@@ -2,13 +2,14 @@
 
 use anyhow::{Result, bail};
 use bytes::Bytes;
+use e2e::bench::{
+    client::{Ask, Endpoint},
+    each,
+};
 use http::Method;
 use serde_json::json;
 
-use super::{
-    client::{Ask, Endpoint},
-    load,
-};
+use super::load;
 
 /// Where the pods that stay are.
 pub const NAMESPACE: &str = "bench";
@@ -62,7 +63,7 @@ pub async fn fill(endpoint: &Endpoint, pods: usize) -> Result<()> {
         let body = json!({"kind": "Namespace", "apiVersion": "v1", "metadata": {"name": name}}).to_string();
         connection.size(Ask::json(Method::POST, "/api/v1/namespaces", body.into())).await?;
     }
-    let spent = load::each(endpoint, pods, async |connection, number| {
+    let spent = each(endpoint, pods, async |connection, number| {
         connection.size(Ask::json(Method::POST, &collection(NAMESPACE), pod(NAMESPACE, number, 0))).await.map(drop)
     });
     let spent = spent.await?;

@@ -10,17 +10,19 @@ use std::{
 
 use anyhow::{Context, Result};
 use bytes::Bytes;
+use e2e::bench::{
+    JSON,
+    client::{Ask, Endpoint},
+    figures::{Figures, Spread},
+    server::Running,
+};
 use http::Method;
 use http_body_util::BodyExt;
 use parking_lot::Mutex;
 
 use super::{
     Cli,
-    client::{Ask, Endpoint},
     data::{NAMESPACE, NODES, collection, path},
-    figures::{Figures, Spread},
-    load::JSON,
-    server::Running,
 };
 
 const PROTOBUF_STREAM: &str = "application/vnd.kubernetes.protobuf;stream=watch";

@@ -1,28 +1,24 @@
 //! Requests that are answered at once: lists, gets, creates and updates.
 
-use std::{
-    sync::atomic::{AtomicUsize, Ordering},
-    time::{Duration, Instant},
-};
+use std::time::Instant;
 
 use anyhow::{Result, bail};
-use http::Method;
-
-use super::{
+use e2e::bench::{
+    JSON,
     client::{Ask, Connection, Endpoint},
-    data::{NAMESPACE, collection, path, pod},
+    each,
     figures::{Figures, Spread},
     server::Running,
 };
+use http::Method;
 
-/// Media types.
-pub const JSON: &str = "application/json";
+use super::data::{NAMESPACE, collection, path, pod};
+
 const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";
 const TABLE: &str = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json";
 /// The namespace of the pods that are created and deleted again.
 pub const WRITES: &str = "bench-writes";
 
-const WORKERS: usize = 16;
 const LISTS: usize = 15;
 const CONCURRENT_LISTS: usize = 20;
 const GETS: usize = 10_000;
@@ -126,26 +122,4 @@ where
     figures.push(format!("{name}, processor"), "us", each(running.usage.processor() - before));
     figures.push(format!("{name}, processor of etcd"), "us", each(running.etcd.processor() - etcd));
     Ok(())
-}
-
-/// Makes `total` numbered requests from several connections; how long each took.
-pub async fn each<F>(endpoint: &Endpoint, total: usize, request: F) -> Result<Vec<Duration>>
-where
-    F: AsyncFn(&mut Connection, usize) -> Result<()>,
-{
-    let next = AtomicUsize::new(0);
-    let worker = async || {
-        let mut connection = endpoint.connect().await?;
-        let mut spent = Vec::new();
-        loop {
-            let number = next.fetch_add(1, Ordering::Relaxed);
-            if number >= total {
-                return Ok::<_, anyhow::Error>(spent);
-            }
-            let start = Instant::now();
-            request(&mut connection, number).await?;
-            spent.push(start.elapsed());
-        }
-    };
-    Ok(futures::future::try_join_all((0..WORKERS).map(|_| worker())).await?.concat())
 }

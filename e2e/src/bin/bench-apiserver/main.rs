@@ -1,20 +1,22 @@
 //! Measures API servers side by side: one after the other on loopback, on the same etcd with the same data, under the same
 //! load. `hack/bench-apiserver.sh` builds and runs it; docs/measurements.md says what the figures mean.
 
-mod client;
 mod data;
 mod fanout;
-mod figures;
 mod load;
-mod server;
 
 use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::{Context, Result};
 use clap::Parser;
+use e2e::bench::{
+    JSON,
+    figures::{Figures, table},
+    server::{Bench, Program},
+};
 
-use figures::{Figures, table};
-use server::{Bench, Program};
+/// No controller manager makes service accounts here.
+const WITHOUT: &str = "ServiceAccount";
 
 /// Measures kube-apiservers under the same load and prints a table.
 #[derive(Debug, Clone, Parser)]
@@ -71,18 +73,18 @@ async fn main() -> ExitCode {
 }
 
 async fn run(cli: &Cli) -> Result<()> {
-    let bench = Bench::prepare(&cli.state, &cli.etcd)?;
-    let ours = Program { path: cli.server.clone(), embedded: false };
+    let bench = Bench::prepare(&cli.state, Some(&cli.etcd))?;
+    let ours = Program { path: cli.server.clone(), embedded: false, without: WITHOUT };
     let running = bench.start(&ours).await.context("our server on an empty etcd")?;
     data::fill(&running.endpoint, cli.pods).await.context("filling etcd")?;
     running.stop()?;
     let mut columns = vec![("ours", measure(cli, &bench, &ours).await.context("our server")?)];
     if let Some(path) = &cli.upstream {
-        let upstream = Program { path: path.clone(), embedded: false };
+        let upstream = Program { path: path.clone(), embedded: false, without: WITHOUT };
         columns.push(("upstream", measure(cli, &bench, &upstream).await.context("upstream's server")?));
     }
     if cli.embedded {
-        let embedded = Program { path: cli.server.clone(), embedded: true };
+        let embedded = Program { path: cli.server.clone(), embedded: true, without: WITHOUT };
         let running = bench.start(&embedded).await?;
         data::fill(&running.endpoint, cli.pods).await.context("filling the embedded store")?;
         running.stop()?;
@@ -97,7 +99,7 @@ async fn measure(cli: &Cli, bench: &Bench, program: &Program) -> Result<Figures>
     let mut figures = Figures::default();
     let running = bench.start(program).await?;
     figures.push("start to ready", "ms", running.ready_after.as_secs_f64() * 1e3);
-    let first = load::list(&running.endpoint, load::JSON, cli.pods).await.context("the first list")?;
+    let first = load::list(&running.endpoint, JSON, cli.pods).await.context("the first list")?;
     figures.push("start to first LIST of all pods", "ms", (running.started.elapsed()).as_secs_f64() * 1e3);
     figures.push("LIST JSON, size", "MB", first as f64 / 1e6);
     tokio::time::sleep(Duration::from_secs(5)).await;

@@ -14,7 +14,8 @@ use rustls::{
 };
 use tokio::net::TcpStream;
 
-use e2e::Layout;
+use super::JSON;
+use crate::Layout;
 
 /// Flow-control windows of client-go's transport.
 const STREAM_WINDOW: u32 = 4 << 20;
@@ -29,21 +30,28 @@ pub struct Endpoint {
 
 /// What is asked.
 pub struct Ask<'a> {
+    /// The method.
     pub method: Method,
+    /// Path and query.
     pub path: &'a str,
+    /// Media types of the answer.
     pub accept: &'a str,
+    /// Media type of the body; empty without one.
     pub content_type: &'a str,
+    /// The body.
     pub body: Bytes,
 }
 
 impl<'a> Ask<'a> {
+    /// A GET.
     pub fn get(path: &'a str, accept: &'a str) -> Self {
         Self { method: Method::GET, path, accept, content_type: "", body: Bytes::new() }
     }
 
+    /// A request with a JSON body; PATCHes are merge patches.
     pub fn json(method: Method, path: &'a str, body: Bytes) -> Self {
         let content_type = if method == Method::PATCH { "application/merge-patch+json" } else { "application/json" };
-        Self { method, path, accept: super::load::JSON, content_type, body }
+        Self { method, path, accept: JSON, content_type, body }
     }
 }
 
@@ -90,7 +98,7 @@ impl Connection {
             .method(ask.method)
             .uri(format!("https://localhost{}", ask.path))
             .header(header::ACCEPT, ask.accept)
-            .header(header::USER_AGENT, "bench-apiserver");
+            .header(header::USER_AGENT, "bench");
         if !ask.content_type.is_empty() {
             request = request.header(header::CONTENT_TYPE, ask.content_type);
         }

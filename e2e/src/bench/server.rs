@@ -7,17 +7,17 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
+use nix::sys::signal::Signal;
 
-use e2e::{
+use super::{
+    JSON,
+    client::{Ask, Endpoint},
+};
+use crate::{
     Layout, Proc,
     pki::{Authority, service_account_keys},
     spawn,
-};
-
-use super::{
-    client::{Ask, Endpoint},
-    load::JSON,
 };
 
 const READY_LIMIT: Duration = Duration::from_secs(120);
@@ -25,31 +25,42 @@ const POLL: Duration = Duration::from_millis(5);
 
 /// A server to be measured.
 pub struct Program {
+    /// Where it is.
     pub path: PathBuf,
+    /// Whether it keeps its data itself, not in etcd.
     pub embedded: bool,
+    /// Admission plugins that are off.
+    pub without: &'static str,
 }
 
 /// etcd, certificates and files of a run.
 pub struct Bench {
-    layout: Layout,
-    etcd: Proc,
-    etcd_url: String,
+    /// Where its files are.
+    pub layout: Layout,
+    etcd: Option<(Proc, String)>,
+    port: u16,
     hertz: f64,
 }
 
 /// A server that is ready.
 pub struct Running {
+    /// How to ask it.
     pub endpoint: Endpoint,
+    /// When its process was started.
     pub started: Instant,
+    /// How long it then took to be ready.
     pub ready_after: Duration,
+    /// What it uses.
     pub usage: Usage,
+    /// What etcd uses; without etcd, what the server does.
     pub etcd: Usage,
     process: Proc,
 }
 
 impl Bench {
-    /// Makes certificates and starts an empty etcd. What an earlier run has left is removed.
-    pub fn prepare(state: &Path, etcd: &Path) -> Result<Self> {
+    /// Makes certificates and a kubeconfig, `admin`, and starts an empty etcd, if one is given. What an earlier run has left is
+    /// removed.
+    pub fn prepare(state: &Path, etcd: Option<&Path>) -> Result<Self> {
         if state.exists() {
             std::fs::remove_dir_all(state).with_context(|| format!("removing {}", state.display()))?;
         }
@@ -58,26 +69,21 @@ impl Bench {
         authority.serving("server", "kube-apiserver", None, &["127.0.0.1", "localhost"])?;
         authority.client("admin", "admin", Some("system:masters"))?;
         service_account_keys(&layout)?;
-        let (client, peer) = (url(free_port()?), url(free_port()?));
-        let line = [
-            etcd.display().to_string(),
-            "--name=bench".to_owned(),
-            format!("--data-dir={}", layout.data("etcd").display()),
-            format!("--listen-client-urls={client}"),
-            format!("--advertise-client-urls={client}"),
-            format!("--listen-peer-urls={peer}"),
-            format!("--initial-advertise-peer-urls={peer}"),
-            format!("--initial-cluster=bench={peer}"),
-            "--quota-backend-bytes=4294967296".to_owned(),
-        ];
-        let etcd = spawn(&line, &BTreeMap::new(), &layout.log("etcd")).context("starting etcd")?;
-        let hertz = e2e::run(&["getconf", "CLK_TCK"])?.trim().parse().context("CLK_TCK")?;
-        Ok(Self { layout, etcd, etcd_url: client, hertz })
+        let port = free_port()?;
+        authority.kubeconfig("admin", "admin", Some("system:masters"), &format!("https://127.0.0.1:{port}"))?;
+        let etcd = etcd.map(|path| start_etcd(&layout, path)).transpose()?;
+        let hertz = crate::run(&["getconf", "CLK_TCK"])?.trim().parse().context("CLK_TCK")?;
+        Ok(Self { layout, etcd, port, hertz })
+    }
+
+    /// What a process uses.
+    pub fn usage(&self, process: Proc) -> Usage {
+        Usage { pid: process.pid, hertz: self.hertz }
     }
 
     /// Starts a server and waits until it is ready.
     pub async fn start(&self, program: &Program) -> Result<Running> {
-        let port = free_port()?;
+        let port = self.port;
         let pki = |file: &str| self.layout.pki(file).display().to_string();
         let mut line = vec![
             program.path.display().to_string(),
@@ -94,12 +100,11 @@ impl Bench {
             "--service-account-issuer=https://kubernetes.default.svc".to_owned(),
             "--service-cluster-ip-range=10.96.0.0/16".to_owned(),
             "--authorization-mode=Node,RBAC".to_owned(),
-            // No controller manager makes service accounts here.
-            "--disable-admission-plugins=ServiceAccount".to_owned(),
+            format!("--disable-admission-plugins={}", program.without),
         ];
-        line.push(match program.embedded {
-            true => format!("--data-dir={}", self.layout.data("embedded").display()),
-            false => format!("--etcd-servers={}", self.etcd_url),
+        line.push(match &self.etcd {
+            Some((_, url)) if !program.embedded => format!("--etcd-servers={url}"),
+            _ => format!("--data-dir={}", self.layout.data("embedded").display()),
         });
         let endpoint = Endpoint::new(&self.layout, SocketAddr::from(([127, 0, 0, 1], port)))?;
         let log = self.layout.log("kube-apiserver");
@@ -113,15 +118,17 @@ impl Bench {
             tokio::time::sleep(POLL).await;
         }
         let ready_after = started.elapsed();
-        let usage = |pid| Usage { pid, hertz: self.hertz };
-        let (usage, etcd) = (usage(process.pid), usage(self.etcd.pid));
+        let etcd = self.etcd.as_ref().map_or(process, |(etcd, _)| *etcd);
+        let (usage, etcd) = (self.usage(process), self.usage(etcd));
         Ok(Running { endpoint, started, ready_after, usage, etcd, process })
     }
 }
 
 impl Drop for Bench {
     fn drop(&mut self) {
-        let _ = self.etcd.stop(Duration::from_secs(10));
+        if let Some((etcd, _)) = &self.etcd {
+            let _ = etcd.stop(Duration::from_secs(10));
+        }
         // Data is large; logs are for who asks why.
         let _ = std::fs::remove_dir_all(self.layout.data(""));
     }
@@ -134,10 +141,36 @@ impl Running {
     }
 }
 
+impl Running {
+    /// Ends the server as a crash would.
+    pub fn kill(self) -> Result<()> {
+        self.process.signal(Signal::SIGKILL)?;
+        ensure!(self.process.wait(Duration::from_secs(10)), "the API server survived SIGKILL");
+        Ok(())
+    }
+}
+
 impl Drop for Running {
     fn drop(&mut self) {
         let _ = self.process.stop(Duration::from_secs(5));
     }
+}
+
+/// An empty etcd and its URL.
+fn start_etcd(layout: &Layout, etcd: &Path) -> Result<(Proc, String)> {
+    let (client, peer) = (url(free_port()?), url(free_port()?));
+    let line = [
+        etcd.display().to_string(),
+        "--name=bench".to_owned(),
+        format!("--data-dir={}", layout.data("etcd").display()),
+        format!("--listen-client-urls={client}"),
+        format!("--advertise-client-urls={client}"),
+        format!("--listen-peer-urls={peer}"),
+        format!("--initial-advertise-peer-urls={peer}"),
+        format!("--initial-cluster=bench={peer}"),
+        "--quota-backend-bytes=4294967296".to_owned(),
+    ];
+    Ok((spawn(&line, &BTreeMap::new(), &layout.log("etcd")).context("starting etcd")?, client))
 }
 
 async fn ready(endpoint: &Endpoint) -> bool {
@@ -188,6 +221,7 @@ fn url(port: u16) -> String {
     format!("http://127.0.0.1:{port}")
 }
 
-fn free_port() -> Result<u16> {
+/// A port of loopback that nobody listens on.
+pub fn free_port() -> Result<u16> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
 }
