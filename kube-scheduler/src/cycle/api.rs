@@ -6,7 +6,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use common::events::{EventType, EventsV1Recorder};
 use common::informer::Informer;
-use k8s_openapi::api::core::v1::{ObjectReference, Pod};
+use k8s_openapi::api::core::v1::{ContainerStatus, ObjectReference, Pod, PodStatus};
 use k8s_openapi::api::scheduling::v1alpha2::PodGroup;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::api::{Api, Patch, PatchParams};
@@ -14,6 +14,7 @@ use serde_json::Value;
 
 use super::outlet::Outlet;
 use crate::framework::pod::PodInfo;
+use crate::framework::volumes::Volumes;
 
 /// The API server.
 pub struct ApiOutlet {
@@ -87,11 +88,32 @@ impl Outlet for ApiOutlet {
     }
 }
 
+/// The conditions that decisions and reports read.
+const CONDITIONS: [&str; 3] = ["PodScheduled", "DisruptionTarget", "PodResizePending"];
+
 /// Drops what no decision and no report reads, so that the informer's copy of a pod stays small.
 pub fn slim(pod: &mut Pod) {
     pod.metadata.managed_fields = None;
     pod.metadata.annotations = None;
+    pod.metadata.generate_name = None;
+    pod.metadata.finalizers = None;
+    if let Some(status) = &mut pod.status {
+        slim_status(status);
+    }
     let Some(spec) = &mut pod.spec else { return };
+    spec.security_context = None;
+    spec.dns_policy = None;
+    spec.dns_config = None;
+    spec.image_pull_secrets = None;
+    spec.service_account = None;
+    spec.service_account_name = None;
+    spec.readiness_gates = None;
+    spec.priority_class_name = None;
+    spec.restart_policy = None;
+    if let Some(volumes) = &mut spec.volumes {
+        volumes.retain(Volumes::matters);
+        volumes.shrink_to_fit();
+    }
     for container in spec.containers.iter_mut().chain(spec.init_containers.iter_mut().flatten()) {
         container.args = None;
         container.command = None;
@@ -103,5 +125,34 @@ pub fn slim(pod: &mut Pod) {
         container.startup_probe = None;
         container.security_context = None;
         container.volume_mounts = None;
+        container.image_pull_policy = None;
+        container.termination_message_path = None;
+        container.termination_message_policy = None;
+        container.working_dir = None;
     }
+}
+
+fn slim_status(status: &mut PodStatus) {
+    if let Some(conditions) = &mut status.conditions {
+        conditions.retain(|condition| CONDITIONS.contains(&condition.type_.as_str()));
+        conditions.shrink_to_fit();
+    }
+    // Of containers, only what they were given matters.
+    let lists = [&mut status.container_statuses, &mut status.init_container_statuses];
+    for container in lists.into_iter().flatten().flatten() {
+        let (name, resources) = (std::mem::take(&mut container.name), container.resources.take());
+        let allocated_resources = container.allocated_resources.take();
+        *container = ContainerStatus { name, resources, allocated_resources, ..ContainerStatus::default() };
+    }
+    if let Some(statuses) = &mut status.container_statuses {
+        statuses.retain(|status| status.resources.is_some() || status.allocated_resources.is_some());
+    }
+    status.ephemeral_container_statuses = None;
+    status.pod_ips = None;
+    status.pod_ip = None;
+    status.host_ips = None;
+    status.host_ip = None;
+    status.message = None;
+    status.reason = None;
+    status.qos_class = None;
 }

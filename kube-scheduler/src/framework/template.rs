@@ -181,7 +181,8 @@ struct Identity<'a> {
     spread: &'a Option<Vec<core::TopologySpreadConstraint>>,
     overhead: &'a Option<BTreeMap<String, k8s_openapi::apimachinery::pkg::api::resource::Quantity>>,
     resources: &'a Option<core::ResourceRequirements>,
-    volumes: &'a Option<Vec<core::Volume>>,
+    volumes: Volumes,
+    images: Vec<String>,
     gates: &'a Option<Vec<core::PodSchedulingGate>>,
     host_network: Option<bool>,
     host_users: Option<bool>,
@@ -308,7 +309,9 @@ fn identity(pod: &core::Pod) -> Option<Identity<'_>> {
         spread: &spec.topology_spread_constraints,
         overhead: &spec.overhead,
         resources: &spec.resources,
-        volumes: &spec.volumes,
+        // Not as they stand in the spec: every pod's token has a name of its own.
+        volumes: Volumes::of(spec),
+        images: images(spec),
         gates: &spec.scheduling_gates,
         host_network: spec.host_network,
         host_users: spec.host_users,
@@ -487,6 +490,23 @@ pub fn parse_constraint(
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn the_name_of_a_token_volume_makes_no_other_template() {
+        let pod = |suffix: &str, claim: &str| -> core::Pod {
+            let token = json!({"name": format!("kube-api-access-{suffix}"), "projected": {"sources": []}});
+            let data = json!({"name": "data", "persistentVolumeClaim": {"claimName": claim}});
+            serde_json::from_value(json!({
+                "metadata": {"name": suffix, "namespace": "d", "uid": suffix},
+                "spec": {"containers": [{"name": "c", "image": "i"}], "volumes": [data, token]},
+            }))
+            .unwrap()
+        };
+        let interner = Interner::default();
+        let one = interner.template(&pod("abcde", "x"));
+        assert!(Arc::ptr_eq(&one, &interner.template(&pod("fghij", "x"))));
+        assert!(!Arc::ptr_eq(&one, &interner.template(&pod("abcde", "y"))), "claims matter");
+    }
 
     #[test]
     fn replicas_share_a_template() {

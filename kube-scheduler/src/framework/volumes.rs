@@ -1,9 +1,10 @@
 //! What scheduling needs to know of a pod's volumes: claims, disks that few may share, drivers.
 
 use k8s_openapi::api::core::v1::{PodSpec, Volume};
+use serde::Serialize;
 
 /// A claim that a pod mounts.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub enum Claim {
     /// By its name.
     Named(String),
@@ -12,7 +13,7 @@ pub enum Claim {
 }
 
 /// A disk of which pods on one node may conflict.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub enum Disk {
     /// A GCE persistent disk.
     Gce(String, bool),
@@ -59,7 +60,7 @@ impl Disk {
 }
 
 /// A volume on a node as its driver counts it.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub struct DriverVolume {
     /// CSI driver.
     pub driver: String,
@@ -130,7 +131,7 @@ pub fn successor(provisioner: &str) -> Option<&'static str> {
 }
 
 /// A pod's volumes, as far as its template knows them.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Volumes {
     /// Claims, in the order of spec.volumes.
     pub claims: Vec<Claim>,
@@ -157,6 +158,16 @@ impl Volumes {
             inline: volumes().filter_map(DriverVolume::inline).collect(),
             inline_drivers: volumes().filter_map(|volume| Some(volume.csi.as_ref()?.driver.clone())).collect(),
         }
+    }
+
+    /// Whether a volume matters to any decision (many are the pod's own token, under a name of its own).
+    pub fn matters(volume: &Volume) -> bool {
+        volume.persistent_volume_claim.is_some()
+            || volume.ephemeral.is_some()
+            || volume.csi.is_some()
+            || volume.image.is_some()
+            || Disk::of(volume).is_some()
+            || DriverVolume::inline(volume).is_some()
     }
 
     /// Claims that are named in the spec.
