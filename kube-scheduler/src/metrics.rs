@@ -170,6 +170,33 @@ pub static PREEMPTION_VICTIMS: LazyLock<Histogram> = LazyLock::new(|| {
     register(Histogram::with_opts(options("preemption_victims", help, 1.0, 2.0, 7)))
 });
 
+/// Time that carrying out a preemption took (upstream's goroutine).
+pub static PREEMPTION_DURATION: LazyLock<HistogramVec> = LazyLock::new(|| {
+    let help = "Duration in seconds for running goroutines for the preemption.";
+    register(HistogramVec::new(options("preemption_goroutines_duration_seconds", help, 0.01, 2.0, 20), &["result"]))
+});
+
+/// Preemptions carried out.
+pub static PREEMPTION_EXECUTIONS: LazyLock<IntCounterVec> = LazyLock::new(|| {
+    counters("preemption_goroutines_execution_total", "Number of preemption goroutines executed.", &["result"])
+});
+
+/// Times that plugins were asked.
+pub static PLUGIN_EVALUATIONS: LazyLock<IntCounterVec> = LazyLock::new(|| {
+    let help = "Number of attempts to schedule pods by each plugin and the extension point (available only in PreFilter, \
+                Filter, PreScore, and Score).";
+    counters("plugin_evaluation_total", help, &["plugin", "extension_point", "profile"])
+});
+
+/// Latency of queueing hints.
+pub static HINT_DURATION: LazyLock<HistogramVec> = LazyLock::new(|| {
+    let help = "Duration for running a queueing hint function of a plugin.";
+    register(HistogramVec::new(
+        options("queueing_hint_execution_duration_seconds", help, 0.00001, 1.5, 20),
+        &["plugin", "event", "hint"],
+    ))
+});
+
 /// Time spent waiting on Permit.
 pub static PERMIT_WAIT: LazyLock<HistogramVec> = LazyLock::new(|| {
     let help = "Duration of waiting on permit.";
@@ -201,6 +228,10 @@ pub fn register_all() {
     LazyLock::force(&EVENT_DURATION);
     LazyLock::force(&PREEMPTION_ATTEMPTS);
     LazyLock::force(&PREEMPTION_VICTIMS);
+    LazyLock::force(&PREEMPTION_DURATION);
+    LazyLock::force(&PREEMPTION_EXECUTIONS);
+    LazyLock::force(&PLUGIN_EVALUATIONS);
+    LazyLock::force(&HINT_DURATION);
     LazyLock::force(&PERMIT_WAIT);
     LazyLock::force(&VOLUME_ERRORS);
     LazyLock::force(&CLAIMS_MADE);

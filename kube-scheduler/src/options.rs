@@ -52,6 +52,8 @@ const fn gate(name: &'static str, stage: Stage, default: bool, locked: bool) -> 
 
 /// The gates that upstream's scheduler looks at. Gates whose off-state this build does not have are locked.
 pub const GATES: &[Gate] = &[
+    gate("ComponentFlagz", Stage::Beta, true, false),
+    gate("ComponentStatusz", Stage::Beta, true, false),
     gate("DRAAdminAccess", Stage::Stable, true, true),
     gate("DRAConsumableCapacity", Stage::Beta, true, false),
     gate("DRADeviceBindingConditions", Stage::Beta, true, false),
@@ -79,6 +81,7 @@ pub const GATES: &[Gate] = &[
     gate("SchedulerAsyncPreemption", Stage::Beta, true, false),
     gate("SchedulerPopFromBackoffQ", Stage::Beta, true, false),
     gate("SchedulerQueueingHints", Stage::Stable, true, true),
+    gate("StorageCapacityScoring", Stage::Alpha, false, true),
     gate("TaintTolerationComparisonOperators", Stage::Alpha, false, true),
 ];
 

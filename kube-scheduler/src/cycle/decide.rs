@@ -14,9 +14,9 @@ use crate::cache::snapshot::Snapshot;
 use crate::extender::Extenders;
 use crate::framework::diagnosis::Diagnosis;
 use crate::framework::memo::{Memo, Verdicts};
-use crate::framework::plugin::{CycleContext, PostFilterContext, PostFiltered};
+use crate::framework::plugin::{CycleContext, PostFilterContext, PostFiltered, Rejected};
 use crate::framework::pod::PodInfo;
-use crate::framework::profile::{PreFilterResult, Profile, rejected_outright};
+use crate::framework::profile::{PreFilterResult, Profile, outranks, rejected_outright};
 use crate::framework::status::{Code, Status, Verdict};
 use crate::metrics;
 use crate::queue::nominator::Nominator;
@@ -103,6 +103,9 @@ struct Search<'a> {
     profile: &'a Profile,
     before: PreFilterResult,
     nominator: &'a Nominator,
+    /// Nominated pods that room must be left for, by slot.
+    beside: HashMap<u32, Vec<Arc<PodInfo>>>,
+    dice: u64,
 }
 
 impl Decider {
@@ -148,12 +151,12 @@ impl Decider {
             Ok(before) => before,
             Err(status) if status.is_rejected() => {
                 let diagnosis = rejected_outright(&status);
-                let search = Search { cx, profile, before: PreFilterResult::default(), nominator };
+                let search = Search::new(cx, profile, PreFilterResult::default(), nominator, self.dice.random());
                 return Err(search.post_filter(diagnosis, nodes));
             }
             Err(status) => return Err(Failure::Error(status)),
         };
-        let search = Search { cx, profile, before, nominator };
+        let search = Search::new(cx, profile, before, nominator, self.dice.random());
         let mut diagnosis = Diagnosis::default();
         let filtering = Instant::now();
         let feasible = self.feasible(&search, &mut diagnosis);
@@ -166,7 +169,12 @@ impl Decider {
             [only] => *only,
             many => {
                 let mut scores = match profile.scores() {
-                    true => profile.run_scores(&cx, many).map_err(Failure::Error)?,
+                    true => {
+                        let scorers = profile.points.score.len();
+                        let memo = self.memos.entry(profile.name.clone()).or_default();
+                        let memo = &mut memo.of(pod.template.id, snapshot, scorers).scores;
+                        profile.run_scores(&cx, many, Some(memo)).map_err(Failure::Error)?
+                    }
                     false => vec![1; many.len()],
                 };
                 self.extenders.score(&cx, many, &mut scores);
@@ -182,7 +190,7 @@ impl Decider {
         let snapshot = search.cx.snapshot;
         let nominated = search.cx.pod.nominated.as_ref().and_then(|node| snapshot.by_name.get(node)).copied();
         if let Some(slot) = nominated.filter(|slot| search.allowed(*slot)) {
-            match search.fits(slot, None) {
+            match search.fits(slot) {
                 Ok(()) => {
                     let left = self.extenders.filter(&search.cx, vec![slot], &mut Diagnosis::default())?;
                     if !left.is_empty() {
@@ -211,7 +219,7 @@ impl Decider {
         let wanted = if choosy { enough(order.len(), percentage) } else { 1 };
         let memo = search.before.nodes.is_none().then(|| {
             let memo = self.memos.entry(search.profile.name.clone()).or_default();
-            memo.verdicts(search.cx.pod.template.id, snapshot)
+            &mut memo.of(search.cx.pod.template.id, snapshot, search.profile.points.score.len()).verdicts
         });
         let feasible = search.visit(order, self.next_start, wanted, memo, diagnosis)?;
         self.next_start = (self.next_start + feasible.len() + diagnosis.failures.len()) % snapshot.len();
@@ -235,11 +243,28 @@ impl Decider {
     }
 }
 
-impl Search<'_> {
+impl<'a> Search<'a> {
+    fn new(
+        cx: CycleContext<'a>,
+        profile: &'a Profile,
+        before: PreFilterResult,
+        nominator: &'a Nominator,
+        dice: u64,
+    ) -> Self {
+        let mut beside: HashMap<u32, Vec<Arc<PodInfo>>> = HashMap::new();
+        for (node, other) in nominator.all() {
+            let slot = cx.snapshot.by_name.get(&node).filter(|_| outranks(&other, cx.pod));
+            slot.into_iter().for_each(|slot| beside.entry(*slot).or_default().push(other.clone()));
+        }
+        Self { cx, profile, before, nominator, beside, dice }
+    }
+
     fn allowed(&self, slot: u32) -> bool {
         self.before.nodes.as_ref().is_none_or(|nodes| nodes.contains(&slot))
     }
 
+    /// Looks at nodes from `start` on until enough are found: always as many at once as are still wanted, so that never
+    /// one more is looked at than one by one.
     fn visit(
         &self,
         order: &[u32],
@@ -248,27 +273,47 @@ impl Search<'_> {
         mut memo: Option<&mut Verdicts>,
         diagnosis: &mut Diagnosis,
     ) -> Result<Vec<u32>, Arc<Status>> {
-        let mut feasible = Vec::with_capacity(wanted);
-        for at in 0..order.len() {
-            if feasible.len() == wanted {
+        let (last, first) = order.split_at(start % order.len().max(1));
+        let mut rest = first.iter().chain(last).copied();
+        let mut feasible = Vec::with_capacity(wanted.min(order.len()));
+        let mut slots = Vec::new();
+        while feasible.len() < wanted {
+            slots.extend(rest.by_ref().take(wanted - feasible.len()));
+            if slots.is_empty() {
                 break;
             }
-            let slot = order[(start + at) % order.len()];
-            match self.fits(slot, memo.as_deref_mut()) {
-                Ok(()) => feasible.push(slot),
-                Err(status) if status.code == Code::Error => return Err(status),
-                Err(status) => {
-                    diagnosis.blame(&status);
-                    diagnosis.failures.push((slot, status));
-                }
-            }
+            let rejected = self.sieve(&mut slots, memo.as_deref_mut())?;
+            diagnosis.reject(rejected);
+            feasible.append(&mut slots);
         }
         Ok(feasible)
     }
 
-    fn fits(&self, slot: u32, memo: Option<&mut Verdicts>) -> Verdict {
-        let view = self.cx.snapshot.node(slot);
-        self.profile.run_filters_with_nominated(&self.cx, &self.before, memo, &view, self.nominator)
+    /// Keeps the slots that the pod fits on.
+    fn sieve(&self, slots: &mut Vec<u32>, memo: Option<&mut Verdicts>) -> Result<Rejected, Arc<Status>> {
+        let mut rejected = Rejected::new();
+        if !self.beside.is_empty() {
+            slots.retain(|slot| match self.fits_beside(*slot) {
+                Ok(()) => true,
+                Err(status) => {
+                    rejected.push((*slot, status));
+                    false
+                }
+            });
+        }
+        self.profile.sieve(&self.cx, &self.before, memo, slots, &mut rejected)?;
+        Ok(rejected)
+    }
+
+    /// Whether there is room beside the pods nominated to the node.
+    fn fits_beside(&self, slot: u32) -> Verdict {
+        let Some(others) = self.beside.get(&slot) else { return Ok(()) };
+        self.profile.fits_beside(&self.cx, &self.before, &self.cx.snapshot.node(slot), others)
+    }
+
+    fn fits(&self, slot: u32) -> Verdict {
+        self.fits_beside(slot)?;
+        self.profile.run_filters(&self.cx, &self.before, &self.cx.snapshot.node(slot))
     }
 
     /// Nothing fits: asks PostFilter to make room.
@@ -280,6 +325,7 @@ impl Search<'_> {
             before: &self.before,
             diagnosis: &diagnosis,
             nominator: self.nominator,
+            dice: self.dice,
         };
         let answer = if self.profile.points.post_filter.is_empty() {
             Ok(PostFiltered { nominate: Some(None), ..PostFiltered::default() })

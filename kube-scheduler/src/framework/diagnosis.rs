@@ -3,12 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use super::plugin::Rejected;
 use super::status::{Code, Status};
 
 /// What was learnt while looking for a node.
 #[derive(Clone, Debug, Default)]
 pub struct Diagnosis {
-    /// Per rejected slot, in the order visited.
+    /// Per rejected slot.
     pub failures: Vec<(u32, Arc<Status>)>,
     /// What holds for all nodes that were never looked at (excluded by a PreFilter).
     pub absent: Option<Arc<Status>>,
@@ -23,6 +24,15 @@ pub struct Diagnosis {
 }
 
 impl Diagnosis {
+    /// Remembers nodes that were rejected, and the plugins behind.
+    pub fn reject(&mut self, mut rejected: Rejected) {
+        // Nodes fail in few ways, mostly many in a row alike.
+        for alike in rejected.chunk_by(|(_, a), (_, b)| Arc::ptr_eq(a, b)) {
+            alike.first().into_iter().for_each(|(_, status)| self.blame(status));
+        }
+        self.failures.append(&mut rejected);
+    }
+
     /// Remembers the plugin behind a rejection.
     pub fn blame(&mut self, status: &Status) {
         match status.code {
@@ -43,8 +53,10 @@ impl Diagnosis {
             text.push_str(&format!(" {message}."));
         } else {
             let mut histogram: BTreeMap<&str, usize> = BTreeMap::new();
-            for reason in self.failures.iter().flat_map(|(_, status)| &status.reasons) {
-                *histogram.entry(reason).or_default() += 1;
+            for alike in self.failures.chunk_by(|(_, a), (_, b)| Arc::ptr_eq(a, b)) {
+                for reason in alike.first().into_iter().flat_map(|(_, status)| &status.reasons) {
+                    *histogram.entry(reason).or_default() += alike.len();
+                }
             }
             let absent = nodes.saturating_sub(self.failures.len());
             if absent > 0 {

@@ -169,14 +169,17 @@ pub trait PreFilter: Plugin {
     fn remove_pod(&self, _cx: &CycleContext<'_>, _state: &mut dyn StateData, _gone: &PodInfo, _node: &NodeView<'_>) {}
 }
 
-/// What a filter's verdict depends on.
+/// What a filter's verdict or a plugin's score depends on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scope {
-    /// Only on the pod's template and the node object: remembered per template until the node changes.
-    Template,
-    /// Also on other pods.
+    /// Only on the pod's template, the node object and the pods on that node: remembered per template until either changes.
+    Node,
+    /// Also on other nodes, pods or objects.
     Cluster,
 }
+
+/// Slots that were refused, and why.
+pub type Rejected = Vec<(u32, Arc<Status>)>;
 
 /// Says whether a pod may run on a node.
 pub trait Filter: Plugin {
@@ -186,6 +189,23 @@ pub trait Filter: Plugin {
     }
     /// The verdict for one node.
     fn filter(&self, cx: &CycleContext<'_>, state: Option<&dyn StateData>, node: &NodeView<'_>) -> Verdict;
+    /// The verdicts for many nodes as they are: keeps those that pass, in their order. Worth writing anew where
+    /// something is the same for all of them.
+    fn sieve(
+        &self,
+        cx: &CycleContext<'_>,
+        state: Option<&dyn StateData>,
+        slots: &mut Vec<u32>,
+        rejected: &mut Rejected,
+    ) {
+        slots.retain(|slot| match self.filter(cx, state, &cx.snapshot.node(*slot)) {
+            Ok(()) => true,
+            Err(status) => {
+                rejected.push((*slot, status));
+                false
+            }
+        });
+    }
 }
 
 /// What a PostFilter works with.
@@ -200,6 +220,8 @@ pub struct PostFilterContext<'a> {
     pub diagnosis: &'a Diagnosis,
     /// Pods nominated to nodes.
     pub nominator: &'a Nominator,
+    /// A random number of this cycle.
+    pub dice: u64,
 }
 
 /// What PostFilter answers.
@@ -235,6 +257,11 @@ pub trait PreScore: Plugin {
 
 /// Scores feasible nodes.
 pub trait Score: Plugin {
+    /// What the raw scores depend on. [`Scope::Node`] is for those that are 0 to 100 without being normalised, and do
+    /// not depend on which other nodes are feasible.
+    fn scope(&self) -> Scope {
+        Scope::Cluster
+    }
     /// Fills `scores[i]` for `nodes[i]`.
     fn score(
         &self,

@@ -5,8 +5,10 @@ use std::time::Instant;
 
 use super::diagnosis::Diagnosis;
 use super::events::{ClusterEvent, Hint, Interest};
+use super::memo::{Scores, Verdicts};
 use super::plugin::{
-    CycleContext, Permitted, Plugin, PostFilterContext, PostFiltered, PreFiltered, PreScored, QueueSort, Scope, State,
+    CycleContext, Filter, Permitted, Plugin, PostFilterContext, PostFiltered, PreFiltered, PreScored, QueueSort,
+    Rejected, Scope, State, StateData,
 };
 use super::pod::PodInfo;
 use super::status::{Code, Status, Verdict};
@@ -62,7 +64,7 @@ pub struct Profile {
     /// Whether there are extenders, whose minds any event may change.
     pub extended: bool,
     /// How many of the first filters depend on nothing but template and node.
-    template_filters: usize,
+    node_filters: usize,
 }
 
 /// What PreFilter left behind.
@@ -82,7 +84,7 @@ impl PreFilterResult {
     /// A copy to add and remove pods on.
     pub fn on_trial(&self) -> Self {
         Self {
-            states: self.states.iter().map(|state| state.as_ref().map(|state| state.clone_box())).collect(),
+            states: self.states.iter().map(|state| state.as_ref().map(|state| (**state).clone_box())).collect(),
             skip: self.skip.clone(),
             nodes: self.nodes.clone(),
             narrowed_by: self.narrowed_by.clone(),
@@ -95,8 +97,7 @@ impl Profile {
     pub fn new(name: Arc<str>, percentage: Option<i32>, points: Points, all: &[PluginRef]) -> Self {
         let place = |filter: &PluginRef| points.pre_filter.iter().position(|plugin| plugin.name() == filter.name());
         let filter_states = points.filter.iter().map(place).collect();
-        let depends_on_template =
-            |plugin: &&PluginRef| plugin.as_filter().is_some_and(|filter| filter.scope() == Scope::Template);
+        let of_one_node = |plugin: &&PluginRef| plugin.as_filter().is_some_and(|filter| filter.scope() == Scope::Node);
         Self {
             name,
             percentage_of_nodes_to_score: percentage,
@@ -106,7 +107,7 @@ impl Profile {
                 .collect(),
             filter_states,
             extended: false,
-            template_filters: points.filter.iter().take_while(depends_on_template).count(),
+            node_filters: points.filter.iter().take_while(of_one_node).count(),
             points,
         }
     }
@@ -142,7 +143,13 @@ impl Profile {
         if !interests.iter().any(|interest| interest.matches(event)) {
             return None;
         }
-        plugin.as_enqueue().map(|extension| extension.hint(pod, event))
+        let extension = plugin.as_enqueue()?;
+        let started = Instant::now();
+        let hint = extension.hint(pod, event);
+        let label = if hint == Hint::Queue { "Queue" } else { "QueueSkip" };
+        let labels = [plugin.name(), event.label, label];
+        metrics::HINT_DURATION.with_label_values(&labels).observe(started.elapsed().as_secs_f64());
+        Some(hint)
     }
 
     /// Runs PreFilter. `Err` rejects the pod on all nodes.
@@ -158,6 +165,7 @@ impl Profile {
         let mut result = PreFilterResult::default();
         for plugin in &self.points.pre_filter {
             let Some(pre_filter) = plugin.as_pre_filter() else { continue };
+            self.count(plugin, "PreFilter", 1);
             let wrap = |status: Arc<Status>| framework_error("running PreFilter plugin", plugin.name(), &status);
             match pre_filter.pre_filter(cx).map_err(wrap)? {
                 PreFiltered::Skip => {
@@ -185,21 +193,9 @@ impl Profile {
         Ok(result)
     }
 
-    /// Runs the filters on one node; verdicts of the leading template filters come from the memo.
-    pub fn run_filters(
-        &self,
-        cx: &CycleContext<'_>,
-        before: &PreFilterResult,
-        memo: Option<&mut super::memo::Verdicts>,
-        node: &NodeView<'_>,
-    ) -> Verdict {
-        match memo {
-            Some(memo) => {
-                memo.get(node.slot, || self.filter_range(cx, before, node, 0, self.template_filters))?;
-                self.filter_range(cx, before, node, self.template_filters, self.points.filter.len())
-            }
-            None => self.filter_range(cx, before, node, 0, self.points.filter.len()),
-        }
+    /// Runs the filters on one node.
+    pub fn run_filters(&self, cx: &CycleContext<'_>, before: &PreFilterResult, node: &NodeView<'_>) -> Verdict {
+        self.filter_range(cx, before, node, 0, self.points.filter.len())
     }
 
     /// As [`Self::run_filters`], but the pod must fit both beside the pods nominated to the node (of its priority or
@@ -208,23 +204,85 @@ impl Profile {
         &self,
         cx: &CycleContext<'_>,
         before: &PreFilterResult,
-        memo: Option<&mut super::memo::Verdicts>,
         node: &NodeView<'_>,
         nominator: &Nominator,
     ) -> Verdict {
         let mut nominated = if nominator.is_empty() { Vec::new() } else { nominator.pods_on(node.name()) };
-        nominated.retain(|other| other.template.priority >= cx.pod.template.priority && other.uid != cx.pod.uid);
-        if !nominated.is_empty() {
-            let mut usage = node.usage.cloned().unwrap_or_else(|| cx.snapshot.usage(node.slot));
-            let mut trial = before.on_trial();
-            let mut index = cx.snapshot.resources.clone();
-            for other in nominated {
-                usage.add(other.clone(), &mut index);
-                self.trial(cx, &mut trial, &other, &NodeView { usage: Some(&usage), ..*node }, true);
-            }
-            self.run_filters(cx, &trial, None, &NodeView { usage: Some(&usage), ..*node })?;
+        nominated.retain(|other| outranks(other, cx.pod));
+        self.fits_beside(cx, before, node, &nominated)?;
+        self.run_filters(cx, before, node)
+    }
+
+    /// Whether the pod fits beside others that are not there yet.
+    pub fn fits_beside(
+        &self,
+        cx: &CycleContext<'_>,
+        before: &PreFilterResult,
+        node: &NodeView<'_>,
+        others: &[Arc<PodInfo>],
+    ) -> Verdict {
+        if others.is_empty() {
+            return Ok(());
         }
-        self.run_filters(cx, before, memo, node)
+        let mut usage = node.usage.cloned().unwrap_or_else(|| cx.snapshot.usage(node.slot));
+        let mut trial = before.on_trial();
+        let mut index = cx.snapshot.resources.clone();
+        for other in others {
+            usage.add(other.clone(), &mut index);
+            self.trial(cx, &mut trial, other, &NodeView { usage: Some(&usage), ..*node }, true);
+        }
+        self.run_filters(cx, &trial, &NodeView { usage: Some(&usage), ..*node })
+    }
+
+    /// Runs the filters on many nodes as they are: keeps those that pass, in their order. What the leading filters say of
+    /// each node alone comes from the memo, if there is one. `Err` is an internal error.
+    pub fn sieve(
+        &self,
+        cx: &CycleContext<'_>,
+        before: &PreFilterResult,
+        memo: Option<&mut Verdicts>,
+        slots: &mut Vec<u32>,
+        rejected: &mut Rejected,
+    ) -> Verdict {
+        let from = memo.is_some().then_some(self.node_filters).unwrap_or_default();
+        if let Some(memo) = memo {
+            let ask = |slot: u32| self.filter_range(cx, before, &cx.snapshot.node(slot), 0, from);
+            slots.retain(|slot| match memo.get(*slot, || ask(*slot)) {
+                Ok(()) => true,
+                Err(status) => {
+                    rejected.push((*slot, status));
+                    false
+                }
+            });
+        }
+        for at in from..self.points.filter.len() {
+            if let Some((filter, state)) = self.filter_at(before, at) {
+                self.count(&self.points.filter[at], "Filter", slots.len());
+                filter.sieve(cx, state, slots, rejected);
+            }
+        }
+        match rejected.iter().find(|(_, status)| status.code == Code::Error) {
+            Some((_, status)) => Err(status.clone()),
+            None => Ok(()),
+        }
+    }
+
+    fn count(&self, plugin: &PluginRef, point: &str, times: usize) {
+        metrics::PLUGIN_EVALUATIONS.with_label_values(&[plugin.name(), point, &self.name]).inc_by(times as u64);
+    }
+
+    /// A filter and its state, unless its PreFilter has nothing to say.
+    fn filter_at<'a>(
+        &'a self,
+        before: &'a PreFilterResult,
+        at: usize,
+    ) -> Option<(&'a dyn Filter, Option<&'a dyn StateData>)> {
+        let filter = self.points.filter[at].as_filter()?;
+        match self.filter_states[at] {
+            Some(place) if before.skip.get(place) == Some(&true) => None,
+            Some(place) => Some((filter, before.states.get(place).and_then(|state| state.as_deref()))),
+            None => Some((filter, None)),
+        }
     }
 
     fn filter_range(
@@ -235,14 +293,10 @@ impl Profile {
         from: usize,
         to: usize,
     ) -> Verdict {
-        for (plugin, place) in self.points.filter[from..to].iter().zip(&self.filter_states[from..to]) {
-            let Some(filter) = plugin.as_filter() else { continue };
-            let state = match place {
-                Some(place) if before.skip.get(*place) == Some(&true) => continue,
-                Some(place) => before.states.get(*place).and_then(Option::as_deref),
-                None => None,
-            };
-            filter.filter(cx, state, node)?;
+        for at in from..to {
+            if let Some((filter, state)) = self.filter_at(before, at) {
+                filter.filter(cx, state, node)?;
+            }
         }
         Ok(())
     }
@@ -287,12 +341,19 @@ impl Profile {
         Ok(together)
     }
 
-    /// Scores feasible nodes: the weighted, normalised sum over all Score plugins.
-    pub fn run_scores(&self, cx: &CycleContext<'_>, nodes: &[u32]) -> Result<Vec<i64>, Arc<Status>> {
+    /// Scores feasible nodes: the weighted, normalised sum over all Score plugins. What plugins say of each node alone
+    /// comes from the memo, if there is one.
+    pub fn run_scores(
+        &self,
+        cx: &CycleContext<'_>,
+        nodes: &[u32],
+        mut memo: Option<&mut [Scores]>,
+    ) -> Result<Vec<i64>, Arc<Status>> {
         let started = Instant::now();
         let mut states: Vec<(&str, Option<State>, bool)> = Vec::with_capacity(self.points.pre_score.len());
         for plugin in &self.points.pre_score {
             let Some(pre_score) = plugin.as_pre_score() else { continue };
+            self.count(plugin, "PreScore", 1);
             let wrap = |status: Arc<Status>| framework_error("running PreScore plugin", plugin.name(), &status);
             states.push(match pre_score.pre_score(cx, nodes).map_err(wrap)? {
                 PreScored::Skip => (plugin.name(), None, true),
@@ -303,15 +364,20 @@ impl Profile {
         metrics::extension_point("PreScore", "Success", &self.name, scoring - started);
         let mut totals = vec![0; nodes.len()];
         let mut scores = vec![0; nodes.len()];
-        for (plugin, weight) in &self.points.score {
+        for (at, (plugin, weight)) in self.points.score.iter().enumerate() {
             let state = states.iter().find(|(name, ..)| *name == plugin.name());
             if state.is_some_and(|(_, _, skip)| *skip) {
                 continue;
             }
             let state = state.and_then(|(_, state, _)| state.as_deref());
             let Some(score) = plugin.as_score() else { continue };
+            self.count(plugin, "Score", nodes.len());
             let wrap = |status: Arc<Status>| framework_error("running Score plugins: plugin", plugin.name(), &status);
-            score.score(cx, state, nodes, &mut scores).map_err(wrap)?;
+            match memo.as_deref_mut().and_then(|memo| memo.get_mut(at)).filter(|_| score.scope() == Scope::Node) {
+                Some(memo) => memo.get(nodes, &mut scores, |nodes, into| score.score(cx, state, nodes, into)),
+                None => score.score(cx, state, nodes, &mut scores),
+            }
+            .map_err(wrap)?;
             score.normalize(cx, state, nodes, &mut scores);
             for (total, score) in totals.iter_mut().zip(&scores) {
                 *total += score * weight;
@@ -396,6 +462,11 @@ impl Profile {
         }
         Err(Status::error("", "no Bind plugin took the pod"))
     }
+}
+
+/// Whether room must be left for a nominated pod.
+pub fn outranks(nominated: &PodInfo, pod: &PodInfo) -> bool {
+    nominated.template.priority >= pod.template.priority && nominated.uid != pod.uid
 }
 
 fn nowhere(plugins: &[&str]) -> Arc<Status> {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::resource_scoring::{balance, columns};
 use crate::config::args::{BalancedAllocationArgs, ResourceSpec};
-use crate::framework::plugin::{CycleContext, Plugin, PreScore, PreScored, Score, StateData};
+use crate::framework::plugin::{CycleContext, Plugin, PreScore, PreScored, Scope, Score, StateData};
 use crate::framework::status::Status;
 
 /// The plugin.
@@ -34,6 +34,10 @@ impl PreScore for BalancedAllocation {
 }
 
 impl Score for BalancedAllocation {
+    fn scope(&self) -> Scope {
+        Scope::Node
+    }
+
     fn score(
         &self,
         cx: &CycleContext<'_>,

@@ -2,8 +2,6 @@
 
 use std::sync::Arc;
 
-use rand::RngExt;
-
 use crate::config::args::DefaultPreemptionArgs;
 use crate::extender::Extenders;
 use crate::framework::diagnosis::Diagnosis;
@@ -91,9 +89,8 @@ impl PostFilter for DefaultPreemption {
         let mut candidates = Vec::new();
         if !potential.is_empty() {
             let wanted = (potential.len() * self.percentage / 100).max(self.absolute).min(potential.len());
-            let offset = rand::rng().random_range(0..potential.len());
-            let dry_run = DryRun { cx, listers: &*self.listers };
-            (candidates, failures) = dry_run.run(&potential, offset, wanted)?;
+            let offset = cx.dice as usize % potential.len();
+            (candidates, failures) = DryRun::new(cx, &*self.listers).run(&potential, offset, wanted)?;
         }
         if candidates.is_empty() {
             let absent = Status::unresolvable(NAME, "Preemption is not helpful for scheduling");

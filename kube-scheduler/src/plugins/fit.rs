@@ -15,7 +15,7 @@ use crate::cache::snapshot::{NodeView, Snapshot};
 use crate::config::args::{FitArgs, ResourceSpec};
 use crate::framework::events::{ClusterEvent, Hint, Interest, Resource, action};
 use crate::framework::plugin::{
-    CycleContext, EnqueueExtensions, Filter, Plugin, PreFilter, PreFiltered, Score, StateData, state_of,
+    CycleContext, EnqueueExtensions, Filter, Plugin, PreFilter, PreFiltered, Scope, Score, StateData, state_of,
 };
 use crate::framework::pod::PodInfo;
 use crate::framework::requests::{Requests, column_value, is_extended_resource};
@@ -151,6 +151,10 @@ impl PreFilter for Fit {
 }
 
 impl Filter for Fit {
+    fn scope(&self) -> Scope {
+        Scope::Node
+    }
+
     fn filter(&self, cx: &CycleContext<'_>, state: Option<&dyn StateData>, node: &NodeView<'_>) -> Verdict {
         let made;
         let wants = match state_of::<Wants>(state) {
@@ -168,6 +172,10 @@ impl Filter for Fit {
 }
 
 impl Score for Fit {
+    fn scope(&self) -> Scope {
+        Scope::Node
+    }
+
     fn score(
         &self,
         cx: &CycleContext<'_>,

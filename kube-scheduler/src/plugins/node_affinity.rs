@@ -107,7 +107,7 @@ impl PreFilter for NodeAffinity {
 
 impl Filter for NodeAffinity {
     fn scope(&self) -> Scope {
-        Scope::Template
+        Scope::Node
     }
 
     fn filter(&self, cx: &CycleContext<'_>, _state: Option<&dyn StateData>, node: &NodeView<'_>) -> Verdict {

@@ -22,7 +22,7 @@ impl Filter for NodeName {
     /// The name is the pod's own, not its template's; yet a pod that waits for a node has none, so the verdict is the
     /// same for all pods of the template.
     fn scope(&self) -> Scope {
-        Scope::Template
+        Scope::Node
     }
 
     fn filter(&self, cx: &CycleContext<'_>, _state: Option<&dyn StateData>, node: &NodeView<'_>) -> Verdict {

@@ -4,7 +4,9 @@ use std::sync::{Arc, LazyLock};
 
 use crate::cache::snapshot::NodeView;
 use crate::framework::events::{ClusterEvent, Hint, Interest, Resource, action};
-use crate::framework::plugin::{CycleContext, EnqueueExtensions, Filter, Plugin, PreFilter, PreFiltered, StateData};
+use crate::framework::plugin::{
+    CycleContext, EnqueueExtensions, Filter, Plugin, PreFilter, PreFiltered, Scope, StateData,
+};
 use crate::framework::pod::PodInfo;
 use crate::framework::status::{Status, Verdict};
 use crate::framework::template::HostPort;
@@ -34,6 +36,10 @@ impl PreFilter for NodePorts {
 }
 
 impl Filter for NodePorts {
+    fn scope(&self) -> Scope {
+        Scope::Node
+    }
+
     fn filter(&self, cx: &CycleContext<'_>, _state: Option<&dyn StateData>, node: &NodeView<'_>) -> Verdict {
         if conflict(&cx.pod.template.ports, node.ports()) { Err(TAKEN.clone()) } else { Ok(()) }
     }

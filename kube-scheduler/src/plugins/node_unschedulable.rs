@@ -32,7 +32,7 @@ extension_points!(NodeUnschedulable { as_filter: Filter, as_enqueue: EnqueueExte
 
 impl Filter for NodeUnschedulable {
     fn scope(&self) -> Scope {
-        Scope::Template
+        Scope::Node
     }
 
     fn filter(&self, cx: &CycleContext<'_>, _state: Option<&dyn StateData>, node: &NodeView<'_>) -> Verdict {

@@ -28,7 +28,7 @@ extension_points!(TaintToleration { as_filter: Filter, as_score: Score, as_enque
 
 impl Filter for TaintToleration {
     fn scope(&self) -> Scope {
-        Scope::Template
+        Scope::Node
     }
 
     fn filter(&self, cx: &CycleContext<'_>, _state: Option<&dyn StateData>, node: &NodeView<'_>) -> Verdict {

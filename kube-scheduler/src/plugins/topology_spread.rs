@@ -1,6 +1,7 @@
 //! PodTopologySpread: keeps matching pods evenly spread over topology domains; hard constraints filter, soft ones score.
 //!
-//! Matching pods are counted per node incrementally ([`MatchCounts`]); a cycle only sums them over domains, which are integers.
+//! Matching pods are counted per domain incrementally ([`MatchCounts`]); a cycle only compares the counts, and domains are
+//! integers.
 
 use std::sync::{Arc, LazyLock};
 
@@ -10,15 +11,17 @@ use parking_lot::Mutex;
 use crate::cache::labels::ABSENT;
 use crate::cache::snapshot::{NodeView, Snapshot};
 use crate::config::args::PodTopologySpreadArgs;
+use crate::framework::bitset::BitSet;
 use crate::framework::events::{ClusterEvent, Hint, Interest, Resource, action};
 use crate::framework::listers::Listers;
-use crate::framework::matches::MatchCounts;
+use crate::framework::matches::{MatchCounts, Question};
 use crate::framework::plugin::{
-    CycleContext, EnqueueExtensions, Filter, MAX_SCORE, Plugin, PreFilter, PreFiltered, PreScore, PreScored, Score,
-    State, StateData, state_of,
+    CycleContext, EnqueueExtensions, Filter, MAX_SCORE, Plugin, PreFilter, PreFiltered, PreScore, PreScored, Rejected,
+    Score, State, StateData, state_of,
 };
 use crate::framework::pod::PodInfo;
 use crate::framework::status::{Status, Verdict};
+use crate::framework::tally::domain;
 use crate::framework::template::{SpreadConstraint, parse_constraint};
 use crate::plugins::node_affinity::required_matches;
 use common::meta::tolerations::untolerated;
@@ -47,7 +50,7 @@ static UNLABELLED: LazyLock<Arc<Status>> = LazyLock::new(|| {
 #[derive(Clone)]
 struct Domains {
     constraint: SpreadConstraint,
-    counts: Vec<i64>,
+    counts: Arc<Vec<i64>>,
     min: i64,
     itself: i64,
 }
@@ -59,7 +62,7 @@ struct Hard(Vec<Domains>);
 #[derive(Clone)]
 struct Soft {
     constraints: Vec<(SpreadConstraint, Vec<f64>)>,
-    ignored: Vec<u32>,
+    ignored: BitSet,
 }
 
 impl Domains {
@@ -67,6 +70,18 @@ impl Domains {
         let domains = self.counts.iter().filter(|count| **count >= 0).count() as i64;
         let min = self.counts.iter().copied().filter(|count| *count >= 0).min();
         self.min = if domains < self.constraint.min_domains { 0 } else { min.unwrap_or(i64::from(i32::MAX)) };
+    }
+
+    /// Whether one more pod in a domain keeps within the allowed skew.
+    fn verdict(&self, value: u32) -> Verdict {
+        if value == ABSENT {
+            return Err(UNLABELLED.clone());
+        }
+        let matching = self.counts.get(value as usize).copied().unwrap_or(0).max(0);
+        if matching + self.itself - self.min > self.constraint.max_skew {
+            return Err(SKEWED.clone());
+        }
+        Ok(())
     }
 }
 
@@ -83,8 +98,13 @@ fn system_defaults() -> Vec<SpreadConstraint> {
     vec![constraint(HOSTNAME, 3), constraint(ZONE, 5)]
 }
 
-fn domain(snapshot: &Snapshot, key: &str, slot: u32) -> u32 {
-    snapshot.labels.column(key).map_or(ABSENT, |column| column.values[slot as usize])
+/// The domains of all slots, or none if no node has the label.
+fn domains<'a>(snapshot: &'a Snapshot, constraint: &SpreadConstraint) -> &'a [u32] {
+    snapshot.labels.column(&constraint.topology_key).map_or(&[], |column| &column.values)
+}
+
+fn value_of(values: &[u32], slot: u32) -> u32 {
+    values.get(slot as usize).copied().unwrap_or(ABSENT)
 }
 
 /// Whether the node counts for the constraint, by its inclusion policies.
@@ -121,29 +141,25 @@ impl TopologySpread {
         defaults.into_iter().map(|constraint| SpreadConstraint { selector: selector.clone(), ..constraint }).collect()
     }
 
-    /// Sums matching pods over the domains of eligible nodes.
-    fn sum(&self, cx: &CycleContext<'_>, constraints: &[SpreadConstraint], all_keys: bool) -> Vec<Vec<i64>> {
+    /// Matching pods per domain of eligible nodes, for each constraint.
+    fn count(&self, cx: &CycleContext<'_>, constraints: &[SpreadConstraint], all_keys: bool) -> Vec<Arc<Vec<i64>>> {
         let snapshot = cx.snapshot;
+        let labels: Vec<&[u32]> = constraints.iter().map(|constraint| domains(snapshot, constraint)).collect();
+        let labelled = |slot| labels.iter().all(|values| value_of(values, slot) != ABSENT);
         let mut counts = self.counts.lock();
-        let mut sums = Vec::with_capacity(constraints.len());
-        for (index, constraint) in constraints.iter().enumerate() {
-            let domains = snapshot.labels.column(&constraint.topology_key).map_or(1, |column| column.numbers());
-            let mut sum = vec![-1; domains];
-            let index = index * 2 + usize::from(constraint.hard);
-            let template = cx.pod.template.id;
-            let per_slot = counts.per_slot(template, index, cx.pod.namespace(), &constraint.selector, snapshot);
-            for slot in &snapshot.order {
-                let value = domain(snapshot, &constraint.topology_key, *slot);
-                let labelled = || constraints.iter().all(|c| domain(snapshot, &c.topology_key, *slot) != ABSENT);
-                let counted = value != ABSENT && (!all_keys || labelled());
-                if counted && included(constraint, cx.pod, &snapshot.node(*slot)) {
-                    let entry: &mut i64 = &mut sum[value as usize];
-                    *entry = (*entry).max(0) + i64::from(per_slot[*slot as usize]);
-                }
-            }
-            sums.push(sum);
-        }
-        sums
+        let count = |(index, constraint): (usize, &SpreadConstraint)| {
+            let question = Question {
+                template: cx.pod.template.id,
+                index: index * 2 + usize::from(constraint.hard),
+                namespace: cx.pod.namespace(),
+                selector: &constraint.selector,
+                key: &constraint.topology_key,
+            };
+            counts.per_domain(&question, snapshot, |slot| {
+                (!all_keys || labelled(slot)) && included(constraint, cx.pod, &snapshot.node(slot))
+            })
+        };
+        constraints.iter().enumerate().map(count).collect()
     }
 
     fn shift(&self, cx: &CycleContext<'_>, state: &mut dyn StateData, other: &PodInfo, node: &NodeView<'_>, by: i64) {
@@ -157,7 +173,10 @@ impl TopologySpread {
             let constraint = &part.constraint;
             if constraint.selector.matches(&other.template.labels) && included(constraint, cx.pod, node) {
                 let value = domain(snapshot, &constraint.topology_key, node.slot) as usize;
-                part.counts[value] = part.counts[value].max(0) + by;
+                let counts = Arc::make_mut(&mut part.counts);
+                if let Some(count) = counts.get_mut(value) {
+                    *count = (*count).max(0) + by;
+                }
                 part.settle();
             }
         }
@@ -178,8 +197,8 @@ impl PreFilter for TopologySpread {
         if constraints.is_empty() {
             return Ok(PreFiltered::Skip);
         }
-        let sums = self.sum(cx, &constraints, true);
-        let domains = constraints.into_iter().zip(sums).map(|(constraint, counts)| {
+        let counts = self.count(cx, &constraints, true);
+        let domains = constraints.into_iter().zip(counts).map(|(constraint, counts)| {
             let itself = i64::from(constraint.selector.matches(&cx.pod.template.labels));
             let mut domains = Domains { constraint, counts, min: 0, itself };
             domains.settle();
@@ -199,18 +218,26 @@ impl PreFilter for TopologySpread {
 
 impl Filter for TopologySpread {
     fn filter(&self, cx: &CycleContext<'_>, state: Option<&dyn StateData>, node: &NodeView<'_>) -> Verdict {
-        let Some(Hard(domains)) = state_of::<Hard>(state) else { return Ok(()) };
-        for part in domains {
-            let value = domain(cx.snapshot, &part.constraint.topology_key, node.slot);
-            if value == ABSENT {
-                return Err(UNLABELLED.clone());
+        let Some(Hard(parts)) = state_of::<Hard>(state) else { return Ok(()) };
+        parts.iter().try_for_each(|part| part.verdict(domain(cx.snapshot, &part.constraint.topology_key, node.slot)))
+    }
+
+    fn sieve(
+        &self,
+        cx: &CycleContext<'_>,
+        state: Option<&dyn StateData>,
+        slots: &mut Vec<u32>,
+        rejected: &mut Rejected,
+    ) {
+        let Some(Hard(parts)) = state_of::<Hard>(state) else { return };
+        let parts: Vec<_> = parts.iter().map(|part| (part, domains(cx.snapshot, &part.constraint))).collect();
+        slots.retain(|slot| match parts.iter().try_for_each(|(part, values)| part.verdict(value_of(values, *slot))) {
+            Ok(()) => true,
+            Err(status) => {
+                rejected.push((*slot, status));
+                false
             }
-            let matching = part.counts.get(value as usize).copied().unwrap_or(0).max(0);
-            if matching + part.itself - part.min > part.constraint.max_skew {
-                return Err(SKEWED.clone());
-            }
-        }
-        Ok(())
+        });
     }
 }
 
@@ -222,22 +249,21 @@ impl PreScore for TopologySpread {
         }
         let snapshot = cx.snapshot;
         let all_keys = !cx.pod.template.spread.is_empty() || !self.system_defaults;
-        let unlabelled = |slot: &&u32| constraints.iter().any(|c| domain(snapshot, &c.topology_key, **slot) == ABSENT);
-        let ignored: Vec<u32> = if all_keys { nodes.iter().filter(unlabelled).copied().collect() } else { Vec::new() };
-        let sums = self.sum(cx, &constraints, all_keys);
-        let weigh = |constraint: SpreadConstraint, sum: Vec<i64>| {
+        let labels: Vec<&[u32]> = constraints.iter().map(|constraint| domains(snapshot, constraint)).collect();
+        let unlabelled = |slot: &u32| all_keys && labels.iter().any(|values| value_of(values, *slot) == ABSENT);
+        let ignored: BitSet = nodes.iter().copied().filter(unlabelled).collect();
+        let counts = self.count(cx, &constraints, all_keys);
+        let weigh = |((constraint, values), counts): ((&SpreadConstraint, &&[u32]), Arc<Vec<i64>>)| {
+            let mut seen = BitSet::default();
+            nodes.iter().filter(|slot| !ignored.contains(**slot)).for_each(|slot| seen.insert(value_of(values, *slot)));
             let hostname = constraint.topology_key == HOSTNAME;
-            let mut seen = vec![false; sum.len().max(1)];
-            for slot in nodes.iter().filter(|slot| !ignored.contains(slot)) {
-                seen[domain(snapshot, &constraint.topology_key, *slot) as usize] = true;
-            }
-            let size = if hostname { nodes.len() - ignored.len() } else { seen.iter().filter(|seen| **seen).count() };
+            let size = if hostname { nodes.len() - ignored.len() } else { seen.len() };
             let weight = ((size + 2) as f64).ln();
             let skew = (constraint.max_skew - 1) as f64;
-            let scores = sum.into_iter().map(|count| count.max(0) as f64 * weight + skew).collect();
-            (constraint, scores)
+            let scores = counts.iter().map(|count| (*count).max(0) as f64 * weight + skew).collect();
+            (constraint.clone(), scores)
         };
-        let constraints = constraints.clone().into_iter().zip(sums).map(|(c, s)| weigh(c, s)).collect();
+        let constraints = constraints.iter().zip(&labels).zip(counts).map(weigh).collect();
         let state: State = Box::new(Soft { constraints, ignored });
         Ok(PreScored::Continue(Some(state)))
     }
@@ -253,12 +279,14 @@ impl Score for TopologySpread {
     ) -> Result<(), Arc<Status>> {
         scores.fill(0);
         let Some(soft) = state_of::<Soft>(state) else { return Ok(()) };
+        let parts: Vec<_> = soft.constraints.iter().map(|(c, scores)| (domains(cx.snapshot, c), scores, c)).collect();
         for (score, slot) in scores.iter_mut().zip(nodes) {
             let mut sum = 0.0;
-            for (constraint, per_domain) in &soft.constraints {
-                let value = domain(cx.snapshot, &constraint.topology_key, *slot);
+            for (values, per_domain, constraint) in &parts {
+                let value = value_of(values, *slot);
                 if value != ABSENT {
-                    sum += per_domain[value as usize];
+                    // A domain whose nodes don't count has no pods.
+                    sum += per_domain.get(value as usize).copied().unwrap_or((constraint.max_skew - 1) as f64);
                 }
             }
             *score = sum.round() as i64;
@@ -268,7 +296,7 @@ impl Score for TopologySpread {
 
     fn normalize(&self, _cx: &CycleContext<'_>, state: Option<&dyn StateData>, nodes: &[u32], scores: &mut [i64]) {
         let Some(soft) = state_of::<Soft>(state) else { return };
-        let counted = |slot: &u32| !soft.ignored.contains(slot);
+        let counted = |slot: &u32| !soft.ignored.contains(*slot);
         let of_counted = || nodes.iter().zip(scores.iter()).filter(|(slot, _)| counted(slot)).map(|(_, score)| *score);
         let (min, max) = (of_counted().min().unwrap_or(0), of_counted().max().unwrap_or(0).max(0));
         for (slot, score) in nodes.iter().zip(scores) {

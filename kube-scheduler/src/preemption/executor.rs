@@ -12,6 +12,7 @@ use serde_json::json;
 use tokio::runtime::Handle;
 
 use crate::framework::pod::PodInfo;
+use crate::metrics;
 use crate::plugins::registry::{Activate, Services};
 
 /// The preemptions under way.
@@ -77,8 +78,12 @@ impl Executor {
         self.preempting.lock().insert(preemptor.uid.clone());
         let (this, preemptor, node) = (self.clone(), preemptor.clone(), node.clone());
         runtime.spawn(async move {
+            let started = std::time::Instant::now();
             let result = this.carry_out(&client, &preemptor, &node, victims, outranked).await;
             this.preempting.lock().remove(&preemptor.uid);
+            let label = if result.is_ok() { "success" } else { "error" };
+            metrics::PREEMPTION_EXECUTIONS.with_label_values(&[label]).inc();
+            metrics::PREEMPTION_DURATION.with_label_values(&[label]).observe(started.elapsed().as_secs_f64());
             if let Err(error) = result {
                 tracing::error!(pod = preemptor.key(), %error, "preemption failed");
                 if let Some(activate) = this.activate.get() {

@@ -59,30 +59,38 @@ pub fn pick(candidates: Vec<Candidate>) -> Option<Candidate> {
     candidates.into_iter().min_by_key(cost)
 }
 
-/// Splits pods into those whose removal breaks a budget and the others, keeping their order.
-fn by_budget(pods: Vec<Arc<PodInfo>>, listers: &dyn Listers) -> (Vec<Arc<PodInfo>>, Vec<Arc<PodInfo>>) {
-    let mut known: HashMap<String, Vec<Budget>> = HashMap::new();
-    pods.into_iter().partition(|pod| {
-        let namespace = pod.namespace().to_owned();
-        let budgets = known.entry(namespace).or_insert_with(|| listers.budgets(pod.namespace()));
-        let mut broken = false;
-        for budget in budgets.iter_mut().filter(|_| !pod.template.labels.is_empty()) {
-            let applies = !budget.selector.is_everything() && budget.selector.matches(&pod.template.labels);
-            if applies && !budget.disrupted.iter().any(|name| **name == *pod.name) {
-                budget.allowed -= 1;
-                broken |= budget.allowed < 0;
+/// The disruption budgets of all namespaces asked for so far.
+struct Budgets<'a> {
+    listers: &'a dyn Listers,
+    known: HashMap<Arc<str>, Vec<Budget>>,
+}
+
+impl Budgets<'_> {
+    /// Splits pods into those whose removal breaks a budget and the others, keeping their order.
+    fn split(&mut self, pods: Vec<Arc<PodInfo>>) -> (Vec<Arc<PodInfo>>, Vec<Arc<PodInfo>>) {
+        let mut spent: HashMap<(Arc<str>, usize), i32> = HashMap::new();
+        pods.into_iter().partition(|pod| {
+            let namespace = &pod.template.namespace;
+            let listers = self.listers;
+            let budgets = self.known.entry(namespace.clone()).or_insert_with(|| listers.budgets(namespace));
+            let mut broken = false;
+            for (number, budget) in budgets.iter().enumerate().filter(|_| !pod.template.labels.is_empty()) {
+                let applies = !budget.selector.is_everything() && budget.selector.matches(&pod.template.labels);
+                if applies && !budget.disrupted.iter().any(|name| **name == *pod.name) {
+                    let spent = spent.entry((namespace.clone(), number)).or_default();
+                    *spent += 1;
+                    broken |= *spent > budget.allowed;
+                }
             }
-        }
-        broken
-    })
+            broken
+        })
+    }
 }
 
 /// A search for candidates.
 pub struct DryRun<'a> {
-    /// Pod, snapshot and filters.
-    pub cx: &'a PostFilterContext<'a>,
-    /// Disruption budgets.
-    pub listers: &'a dyn Listers,
+    cx: &'a PostFilterContext<'a>,
+    budgets: Budgets<'a>,
 }
 
 /// A node on which pods are removed and added on trial.
@@ -107,7 +115,7 @@ impl Trial<'_> {
 
     fn fits(&self) -> Result<(), Arc<Status>> {
         let node = NodeView { snapshot: self.cx.cycle.snapshot, slot: self.slot, usage: Some(&self.usage) };
-        self.cx.profile.run_filters_with_nominated(&self.cx.cycle, &self.before, None, &node, self.cx.nominator)
+        self.cx.profile.run_filters_with_nominated(&self.cx.cycle, &self.before, &node, self.cx.nominator)
     }
 
     /// Puts a pod back if the preemptor still fits then.
@@ -121,9 +129,14 @@ impl Trial<'_> {
     }
 }
 
-impl DryRun<'_> {
+impl<'a> DryRun<'a> {
+    /// For the pod of a cycle.
+    pub fn new(cx: &'a PostFilterContext<'a>, listers: &'a dyn Listers) -> Self {
+        Self { cx, budgets: Budgets { listers, known: HashMap::new() } }
+    }
+
     /// Tries nodes from `offset` on until enough candidates are found, at least one of them breaking no budget.
-    pub fn run(&self, potential: &[u32], offset: usize, wanted: usize) -> Result<Outcome, Arc<Status>> {
+    pub fn run(&mut self, potential: &[u32], offset: usize, wanted: usize) -> Result<Outcome, Arc<Status>> {
         let (mut candidates, mut failures) = (Vec::new(), Vec::new());
         let mut harmless = 0;
         for at in 0..potential.len() {
@@ -143,7 +156,7 @@ impl DryRun<'_> {
         Ok((candidates, failures))
     }
 
-    fn victims(&self, slot: u32) -> Result<Candidate, Arc<Status>> {
+    fn victims(&mut self, slot: u32) -> Result<Candidate, Arc<Status>> {
         let snapshot = self.cx.cycle.snapshot;
         let priority = self.cx.cycle.pod.template.priority;
         let less_important = |pod: &&Arc<PodInfo>| pod.template.priority < priority;
@@ -161,7 +174,7 @@ impl DryRun<'_> {
         potential.iter().for_each(|pod| trial.change(pod, false));
         trial.fits()?;
         potential.sort_by_key(|pod| importance(pod));
-        let (protected, others) = by_budget(potential, self.listers);
+        let (protected, others) = self.budgets.split(potential);
         let mut victims = Vec::new();
         let mut violations = 0;
         for (pods, breaks) in [(protected, true), (others, false)] {

@@ -52,6 +52,12 @@ impl Nominator {
         self.inner.read().by_node.get(node).cloned().unwrap_or_default()
     }
 
+    /// Every nomination: node and pod.
+    pub fn all(&self) -> Vec<(Arc<str>, Arc<PodInfo>)> {
+        let inner = self.inner.read();
+        inner.by_node.iter().flat_map(|(node, pods)| pods.iter().map(|pod| (node.clone(), pod.clone()))).collect()
+    }
+
     /// Whether nobody is nominated anywhere.
     pub fn is_empty(&self) -> bool {
         self.inner.read().by_pod.is_empty()
