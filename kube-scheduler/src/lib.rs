@@ -10,6 +10,8 @@ pub mod cycle;
 pub mod extender;
 pub mod framework;
 pub mod metrics;
+#[cfg(test)]
+mod model;
 pub mod options;
 pub mod plugins;
 pub mod preemption;

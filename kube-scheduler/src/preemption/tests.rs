@@ -106,3 +106,95 @@ fn trials_leave_the_snapshot_alone() {
     assert_eq!(cluster.snapshot.node(0).requested(resources::CPU), 2000);
     assert_eq!(cluster.snapshot.node(0).pods().len(), 1);
 }
+
+/// The documented order, one criterion at a time: each case differs in one, and everything after it speaks for the other node.
+#[test]
+fn candidates_are_compared_in_the_documented_order() {
+    const EARLY: &str = "2026-01-01T00:00:00Z";
+    const LATE: &str = "2026-01-02T00:00:00Z";
+    type Victims<'a> = &'a [(i32, &'a str)];
+    let candidate = |slot: u32, violations: usize, victims: Victims<'_>| Candidate {
+        slot,
+        violations,
+        victims: victims.iter().map(|(priority, start)| pod_info(&small("v", *priority, "1", start))).collect(),
+    };
+    let cases: [(&str, (usize, Victims<'_>), (usize, Victims<'_>)); 7] = [
+        ("fewer broken budgets", (0, &[(9, EARLY), (9, EARLY)]), (1, &[(1, LATE)])),
+        ("lower highest priority", (0, &[(5, EARLY), (5, EARLY)]), (0, &[(6, LATE)])),
+        ("smaller sum of priorities", (0, &[(5, EARLY), (1, EARLY)]), (0, &[(5, LATE), (2, LATE)])),
+        ("fewer victims", (0, &[(5, EARLY)]), (0, &[(5, LATE), (i32::MIN, LATE)])),
+        ("a sum counts negative priorities as victims too", (0, &[(-5, EARLY)]), (0, &[(-5, LATE), (-9, LATE)])),
+        ("later start of the most important", (0, &[(5, LATE), (1, EARLY)]), (0, &[(5, EARLY), (1, LATE)])),
+        ("the earliest of the most important", (0, &[(5, LATE), (5, LATE)]), (0, &[(5, EARLY), (5, LATE)])),
+    ];
+    for (criterion, better, worse) in cases {
+        for order in [[0, 1], [1, 0]] {
+            let both = order.map(|at| {
+                let (violations, victims) = [better, worse][at];
+                candidate(at as u32, violations, victims)
+            });
+            assert_eq!(pick(both.into()).unwrap().slot, 0, "{criterion}");
+        }
+    }
+    let equal = [candidate(3, 0, &[(1, EARLY)]), candidate(2, 0, &[(1, EARLY)])];
+    assert_eq!(pick(equal.into()).unwrap().slot, 3, "the first of equals");
+}
+
+/// What a node's pods are reprieved in: protected by budgets first, then by importance.
+#[test]
+fn victims_are_the_least_important_that_make_room() {
+    let started = |day: u32| format!("2026-01-0{day}T00:00:00Z");
+    let cases: [(&[(&str, i32, &str, u32)], &str, &[&str]); 4] = [
+        (&[("low", 1, "1", 1), ("high", 5, "1", 1)], "1", &["low"]),
+        (&[("old", 1, "1", 1), ("new", 1, "1", 2)], "1", &["new"]),
+        (&[("small", 1, "500m", 1), ("large", 2, "1500m", 1)], "1", &["large"]),
+        (&[("a", 1, "1", 1), ("b", 2, "1", 1)], "2", &["b", "a"]),
+    ];
+    for (running, wanted, expected) in cases {
+        let mut cluster = Cluster::new(&[node("n1").cpu("2")]);
+        for (name, priority, cpu, day) in running {
+            cluster.place(&small(name, *priority, cpu, &started(*day)), "n1");
+        }
+        let services = Services::default();
+        let (profile, nominator) = (default_profile(&services), Nominator::default());
+        let pod = pod_info(&pod("p").priority(100).requests(wanted, "0"));
+        let cycle = cluster.context(&pod);
+        let before = profile.run_pre_filter(&cycle).unwrap();
+        let diagnosis = crate::framework::diagnosis::Diagnosis::default();
+        let cx = PostFilterContext {
+            cycle,
+            profile: &profile,
+            before: &before,
+            diagnosis: &diagnosis,
+            nominator: &nominator,
+            dice: 0,
+        };
+        let (candidates, _) = DryRun::new(&cx, &*services.listers).run(&[0], 0, 1).unwrap();
+        let victims: Vec<_> = candidates[0].victims.iter().map(|pod| &*pod.name).collect();
+        assert_eq!(victims, expected, "{running:?}");
+    }
+}
+
+#[test]
+fn the_same_dice_find_the_same_node() {
+    let mut cluster = Cluster::new(&[]);
+    for number in 0..300 {
+        cluster.cache.set_node(node(&format!("n{number}")).cpu("1").build());
+        cluster.place(&small(&format!("v{number}"), 1, "1", "2026-01-01T00:00:00Z"), &format!("n{number}"));
+    }
+    let services = Services::default();
+    let play = |seed: u64| {
+        let (profile, nominator) = (default_profile(&services), Nominator::default());
+        let mut decider = Decider::new(0, seed);
+        let mut one = |number: usize| {
+            let preemptor = pod_info(&pod(&format!("p{number}")).priority(9).requests("1", "0"));
+            match decider.decide(&profile, &cluster.snapshot, &preemptor, &nominator) {
+                Err(crate::cycle::decide::Failure::Unfit { nominate: Some(Some(node)), .. }) => node.to_string(),
+                other => panic!("{other:?}"),
+            }
+        };
+        (0..10).map(&mut one).collect::<Vec<_>>()
+    };
+    assert_eq!(play(7), play(7));
+    assert_ne!(play(7), play(8));
+}

@@ -6,6 +6,7 @@ mod claims;
 mod neighbour;
 mod placing;
 mod start;
+mod volumes;
 
 /// Who the daemon is.
 const USER: &str = "system:kube-scheduler";
