@@ -244,7 +244,7 @@ impl Profile {
         slots: &mut Vec<u32>,
         rejected: &mut Rejected,
     ) -> Verdict {
-        let from = memo.is_some().then_some(self.node_filters).unwrap_or_default();
+        let from = if memo.is_some() { self.node_filters } else { 0 };
         if let Some(memo) = memo {
             let ask = |slot: u32| self.filter_range(cx, before, &cx.snapshot.node(slot), 0, from);
             slots.retain(|slot| match memo.get(*slot, || ask(*slot)) {

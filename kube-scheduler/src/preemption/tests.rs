@@ -118,7 +118,8 @@ fn candidates_are_compared_in_the_documented_order() {
         violations,
         victims: victims.iter().map(|(priority, start)| pod_info(&small("v", *priority, "1", start))).collect(),
     };
-    let cases: [(&str, (usize, Victims<'_>), (usize, Victims<'_>)); 7] = [
+    type Node<'a> = (usize, Victims<'a>);
+    let cases: [(&str, Node<'_>, Node<'_>); 7] = [
         ("fewer broken budgets", (0, &[(9, EARLY), (9, EARLY)]), (1, &[(1, LATE)])),
         ("lower highest priority", (0, &[(5, EARLY), (5, EARLY)]), (0, &[(6, LATE)])),
         ("smaller sum of priorities", (0, &[(5, EARLY), (1, EARLY)]), (0, &[(5, LATE), (2, LATE)])),
@@ -144,7 +145,8 @@ fn candidates_are_compared_in_the_documented_order() {
 #[test]
 fn victims_are_the_least_important_that_make_room() {
     let started = |day: u32| format!("2026-01-0{day}T00:00:00Z");
-    let cases: [(&[(&str, i32, &str, u32)], &str, &[&str]); 4] = [
+    type Running<'a> = &'a [(&'a str, i32, &'a str, u32)];
+    let cases: [(Running<'_>, &str, &[&str]); 4] = [
         (&[("low", 1, "1", 1), ("high", 5, "1", 1)], "1", &["low"]),
         (&[("old", 1, "1", 1), ("new", 1, "1", 2)], "1", &["new"]),
         (&[("small", 1, "500m", 1), ("large", 2, "1500m", 1)], "1", &["large"]),
