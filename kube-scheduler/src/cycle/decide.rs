@@ -76,6 +76,12 @@ impl Failure {
     }
 }
 
+/// Whether what a node says of the pod follows from the two alone: devices may stand behind extended resources, and their
+/// classes come and go without the node.
+fn remembers(pod: &PodInfo) -> bool {
+    pod.template.extended.is_empty()
+}
+
 /// How many feasible nodes are enough.
 pub fn enough(nodes: usize, percentage: i32) -> usize {
     if nodes < MIN_FEASIBLE {
@@ -173,7 +179,8 @@ impl Decider {
                         let scorers = profile.points.score.len();
                         let memo = self.memos.entry(profile.name.clone()).or_default();
                         let memo = &mut memo.of(pod.template.id, snapshot, scorers).scores;
-                        profile.run_scores(&cx, many, Some(memo)).map_err(Failure::Error)?
+                        let memo = remembers(pod).then_some(memo.as_mut_slice());
+                        profile.run_scores(&cx, many, memo).map_err(Failure::Error)?
                     }
                     false => vec![1; many.len()],
                 };
@@ -217,7 +224,7 @@ impl Decider {
         let percentage = search.profile.percentage_of_nodes_to_score.unwrap_or(self.percentage);
         let choosy = search.profile.scores() || self.extenders.filters() || self.extenders.scores();
         let wanted = if choosy { enough(order.len(), percentage) } else { 1 };
-        let memo = search.before.nodes.is_none().then(|| {
+        let memo = (search.before.nodes.is_none() && remembers(search.cx.pod)).then(|| {
             let memo = self.memos.entry(search.profile.name.clone()).or_default();
             &mut memo.of(search.cx.pod.template.id, snapshot, search.profile.points.score.len()).verdicts
         });

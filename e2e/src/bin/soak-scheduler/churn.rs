@@ -106,7 +106,10 @@ impl Churn {
         let here = ListParams::default().fields(&format!("spec.nodeName={name}"));
         let Ok(orphans) = self.pods.list(&here).await else { return };
         for orphan in orphans {
-            let _ = self.pods.delete(&orphan.metadata.name.unwrap_or_default(), &now()).await;
+            let name = orphan.metadata.name.unwrap_or_default();
+            if self.pods.delete(&name, &now()).await.is_ok() {
+                self.known_pods.retain(|known| *known != name);
+            }
         }
     }
 
@@ -122,8 +125,11 @@ impl Churn {
             return;
         }
         let at = self.dice.below(self.known_pods.len());
-        if self.pods.delete(&self.known_pods[at], &now()).await.is_ok() {
-            self.known_pods.swap_remove(at);
+        // A victim of preemption, and what went with its node, is gone already.
+        match self.pods.delete(&self.known_pods[at], &now()).await {
+            Ok(_) => drop(self.known_pods.swap_remove(at)),
+            Err(kube::Error::Api(status)) if status.code == 404 => drop(self.known_pods.swap_remove(at)),
+            Err(_) => {}
         }
     }
 
