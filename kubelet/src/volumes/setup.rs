@@ -223,6 +223,9 @@ async fn one(
     uses: Uses,
     have: Option<&Mounted>,
 ) -> Outcome {
+    if let Some(mounted) = kept(volume, have) {
+        return Outcome::Mounted(mounted.clone());
+    }
     let own = match external::resolve(kubelet, pod, volume, uses).await {
         Err(error) => return Outcome::Unknown(error),
         Ok(Resolved::External(external)) => {
@@ -252,6 +255,11 @@ async fn one(
             }
         }
     }
+}
+
+/// A volume that is left alone once it is there: what containers wrote into an emptyDir keeps its owners and modes.
+fn kept<'a>(volume: &Volume, have: Option<&'a Mounted>) -> Option<&'a Mounted> {
+    have.filter(|_| volume.empty_dir.is_some())
 }
 
 /// A volume that the kubelet fills, or that is the host's.
@@ -320,6 +328,16 @@ mod tests {
         assert_eq!(uses["a"], Uses { mounts: true, devices: false });
         assert_eq!(uses["b"], Uses { mounts: true, devices: true });
         assert!(uses.contains_key("f") && !uses.contains_key("unused"));
+    }
+
+    #[test]
+    fn an_empty_dir_is_set_up_once() {
+        let volume = |source: serde_json::Value| -> Volume { serde_json::from_value(source).unwrap() };
+        let empty = volume(serde_json::json!({"name": "v", "emptyDir": {}}));
+        let filled = volume(serde_json::json!({"name": "v", "configMap": {"name": "c"}}));
+        let mounted = Mounted::at("/v".into(), false);
+        assert!(kept(&empty, None).is_none() && kept(&empty, Some(&mounted)).is_some());
+        assert!(kept(&filled, Some(&mounted)).is_none(), "a config map may have changed");
     }
 
     #[test]
