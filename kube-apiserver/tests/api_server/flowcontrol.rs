@@ -3,7 +3,10 @@
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
 
-use super::support::{Cluster, call, get, request, send, wait_for};
+use super::{
+    metrics::value,
+    support::{Cluster, call, get, request, send, wait_for},
+};
 
 const GROUP: &str = "/apis/flowcontrol.apiserver.k8s.io/v1";
 
@@ -140,6 +143,26 @@ async fn a_level_refuses_what_it_has_no_seats_for_and_watches_take_none() {
     assert_eq!((parts.status.as_u16(), text.as_str()), (429, "Too many requests, please try again later.\n"));
     assert!(parts.headers["retry-after"].to_str().unwrap().parse::<u64>().unwrap() >= 1);
     assert!(!parts.headers["x-kubernetes-pf-prioritylevel-uid"].is_empty());
+    let text = send(&admin, get("/metrics", &[])).await.1;
+    let (level, flow) = ("priority_level=\"closed\"", "flow_schema=\"closed\"");
+    for (name, labels) in [
+        ("rejected_requests_total", &[level, flow, "reason=\"concurrency-limit\""][..]),
+        ("dispatched_requests_total", &[level, flow]),
+        ("current_executing_requests", &[level, flow]),
+        ("current_executing_seats", &[level, flow]),
+        ("request_wait_duration_seconds_count", &[level, flow, "execute=\"false\""]),
+        ("request_wait_duration_seconds_count", &[level, flow, "execute=\"true\""]),
+        ("work_estimated_seats_count", &[level, flow]),
+        ("request_execution_seconds_count", &["type=\"regular\""]),
+        ("nominal_limit_seats", &["priority_level=\"catch-all\""]),
+        ("current_limit_seats", &["priority_level=\"catch-all\""]),
+        ("read_vs_write_current_requests_count", &["request_kind=\"mutating\"", "phase=\"executing\""]),
+        ("priority_level_seat_utilization_count", &[level]),
+    ] {
+        let name = format!("apiserver_flowcontrol_{name}");
+        assert!(value(&text, &name, labels) > 0.0, "{name} {labels:?} in\n{text}");
+    }
+    assert!(text.contains("apiserver_flowcontrol_nominal_limit_seats{priority_level=\"closed\"} 0"), "{text}");
     drop(held);
     wait_for("the seat is free", async || send(&unwanted, get("/version", &[])).await.0.status == 200).await;
     let (parts, _) = send(&admin, get("/version", &[])).await;

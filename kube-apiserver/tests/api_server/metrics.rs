@@ -7,7 +7,7 @@ use super::support::{Cluster, call, get, refused, request, send, wait_for};
 const MAPS: &str = "/api/v1/namespaces/metrics-test/configmaps";
 
 /// The value of the sample that has this name and all these labels, summed up.
-fn value(text: &str, name: &str, labels: &[&str]) -> f64 {
+pub fn value(text: &str, name: &str, labels: &[&str]) -> f64 {
     let samples = text.lines().filter(|line| line.split(['{', ' ']).next() == Some(name));
     let wanted = samples.filter(|line| labels.iter().all(|label| line.contains(label)));
     wanted.filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok()).sum()
