@@ -11,7 +11,7 @@ mod metrics;
 mod policy;
 mod webhook;
 
-use std::{net::IpAddr, sync::Arc};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use http::HeaderMap;
 use jiff::Timestamp;
@@ -26,6 +26,8 @@ use self::{
 };
 use crate::{authn::User, authz::Attributes, request::RequestInfo};
 
+/// Of requests that take longer it is recorded where the time went.
+const SLOW: Duration = Duration::from_millis(500);
 /// The longest program name that is recorded.
 const MAX_AGENT: usize = 1024;
 
@@ -58,6 +60,8 @@ pub struct Trail {
     auditor: Arc<Auditor>,
     verdict: Verdict,
     event: Mutex<Event>,
+    /// How long parts of the server took.
+    latencies: Mutex<Vec<(&'static str, Duration)>>,
 }
 
 impl Auditor {
@@ -69,7 +73,7 @@ impl Auditor {
         metrics::level(verdict.map_or(Level::None, |verdict| verdict.level));
         let verdict = verdict?.clone();
         let event = Mutex::new(arrival.event(verdict.level));
-        Some(Arc::new(Trail { auditor: Arc::clone(self), verdict, event }))
+        Some(Arc::new(Trail { auditor: Arc::clone(self), verdict, event, latencies: Mutex::default() }))
     }
 
     /// Sends what is buffered.
@@ -175,6 +179,29 @@ impl Trail {
             }
             Some(_) => {}
             None => drop(event.annotations.insert(key.to_owned(), value.to_owned())),
+        }
+    }
+
+    /// Notes how long a part of the server took.
+    pub fn took(&self, part: &'static str, time: Duration) {
+        if !time.is_zero() {
+            self.latencies.lock().push((part, time));
+        }
+    }
+
+    /// Of a request that took long, says where the time went.
+    pub fn took_long(&self) {
+        let received = self.event.lock().request_received_timestamp;
+        let total = Duration::try_from(Timestamp::now().duration_since(received)).unwrap_or_default();
+        let parts = std::mem::take(&mut *self.latencies.lock());
+        if total <= SLOW || parts.is_empty() {
+            return;
+        }
+        for (part, time) in parts.into_iter().chain([("total", total)]) {
+            self.annotate(
+                &format!("apiserver.latency.k8s.io/{part}"),
+                &common::config::duration::format_go_duration(time),
+            );
         }
     }
 

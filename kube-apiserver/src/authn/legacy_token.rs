@@ -7,9 +7,12 @@ use serde_json::Value;
 
 use super::TokenOutcome;
 use super::service_account::{Lookup, TokenVerifier, split_user_name, user};
+use super::usage::{Origin, TokenUse};
 
 /// The issuer that these tokens name.
 const ISSUER: &str = "kubernetes/serviceaccount";
+/// On Secrets on which it is noted when they were used.
+const LAST_USED: &str = "kubernetes.io/legacy-token-last-used";
 /// On Secrets that nobody has used for long.
 const INVALID_SINCE: &str = "kubernetes.io/legacy-token-invalid-since";
 
@@ -29,7 +32,7 @@ struct Claims {
     uid: String,
 }
 
-/// `None`: no such token. Its use is not noted on the Secret.
+/// `None`: no such token.
 pub(super) async fn authenticate(
     verifier: &TokenVerifier,
     token: &str,
@@ -55,6 +58,7 @@ async fn admit(
     audiences: &[String],
     lookup: &dyn Lookup,
 ) -> TokenOutcome {
+    lookup.used(TokenUse::Legacy { subject: &claims.sub }).await;
     let audiences = verifier.check_audiences(&[], audiences)?;
     let Claims { sub, namespace, secret, account, uid, .. } = claims;
     for (name, value) in [
@@ -88,7 +92,15 @@ async fn admit(
     if current != uid {
         return Err(format!("ServiceAccount UID ({current}) does not match claim ({uid})"));
     }
-    if found["metadata"]["labels"][INVALID_SINCE].as_str().is_some_and(|since| !since.is_empty()) {
+    let label = |name: &str| found["metadata"]["labels"][name].as_str().unwrap_or_default();
+    let mut listed = owner["secrets"].as_array().into_iter().flatten();
+    let origin = match label(INVALID_SINCE) {
+        "" if listed.any(|reference| reference["name"] == secret.as_str()) => Origin::Automatic,
+        "" => Origin::Manual,
+        _ => Origin::Invalidated,
+    };
+    lookup.used(TokenUse::Kept { namespace, secret, origin, last_used: label(LAST_USED) }).await;
+    if origin == Origin::Invalidated {
         return Err(format!(
             "the token in secret {namespace}/{secret} for service account {namespace}/{account} has been marked invalid. Use tokens from the TokenRequest API or manually created secret-based tokens, or remove the '{INVALID_SINCE}' label from the secret to temporarily allow use of this token"
         ));

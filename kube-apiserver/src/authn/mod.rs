@@ -5,6 +5,7 @@ mod legacy_token;
 pub mod request_header;
 pub mod service_account;
 pub mod token_file;
+pub mod usage;
 
 pub use common::keys;
 

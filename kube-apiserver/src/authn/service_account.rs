@@ -11,6 +11,7 @@ use serde_json::Value;
 use super::{
     TokenOutcome, User,
     keys::{PublicKey, SigningKey},
+    usage::TokenUse,
 };
 
 /// Clock skew that is forgiven, in seconds.
@@ -101,6 +102,9 @@ struct Header {
 pub trait Lookup: Send + Sync {
     /// A core/v1 object; `None` when it does not exist or cannot be read.
     async fn object(&self, resource: &str, namespace: &str, name: &str) -> Option<Value>;
+
+    /// Is told of every token that is used.
+    async fn used(&self, _token: TokenUse<'_>) {}
 }
 
 /// Issues service-account tokens.
@@ -183,9 +187,17 @@ impl TokenVerifier {
     }
 
     async fn admit(&self, claims: Claims, audiences: &[String], lookup: &dyn Lookup) -> TokenOutcome {
+        if claims.aud.is_empty() {
+            lookup.used(TokenUse::Legacy { subject: &claims.sub }).await;
+        }
         let audiences = self.check_audiences(&claims.aud, audiences)?;
         check_times(&claims, jiff::Timestamp::now().as_second())?;
         check_bound(&claims.kubernetes, lookup).await?;
+        let now = jiff::Timestamp::now().as_second();
+        if let Some(threshold) = claims.kubernetes.warnafter.filter(|threshold| *threshold != 0) {
+            let (subject, seconds) = (claims.sub.as_str(), now - threshold);
+            lookup.used(if seconds > 0 { TokenUse::Stale { subject, seconds } } else { TokenUse::Fresh }).await;
+        }
         Ok((user_of(&claims), audiences))
     }
 }

@@ -87,7 +87,9 @@ fn over_websocket(
     let offered = websocket::requested(&call.headers).unwrap_or_default();
     let protocol = if let [only] = offered.as_slice() { only.as_str() } else { "" };
     let answer = websocket::accept(&call.headers, protocol)?;
+    let session = call.session.begin();
     tokio::spawn(async move {
+        let _session = session;
         let socket = match websocket::socket(client).await {
             Ok(socket) => socket,
             Err(error) => return tracing::debug!(%error, "the client of a watch did not upgrade"),

@@ -114,7 +114,7 @@ pub(super) async fn log(call: &Call, incoming: &mut Request<Incoming>) -> ApiRes
     let answer = call.server.backends.send(&location, request).await?;
     if answer.status().is_success() {
         if let Some(offers) = websocket::requested(incoming.headers()) {
-            return websocket::read(incoming, &offers, answer.into_body());
+            return websocket::read(call, incoming, &offers, answer.into_body());
         }
         let body = answer.into_body().map_err(Into::into).boxed_unsync();
         return Ok(response::with_type(200, "text/plain", body));

@@ -100,7 +100,9 @@ pub(super) async fn serve(
     let flag = |name: &str| call.query.flag(name);
     let wanted = Wanted { stdin: flag("stdin"), stdout: flag("stdout"), stderr: flag("stderr"), tty: flag("tty") };
     let answer = accept(incoming.headers(), agreed)?;
+    let session = call.session.begin();
     tokio::spawn(async move {
+        let _session = session;
         let result = async {
             let connection = Connection::new(backend)?;
             let streams = open(connection, wanted).await?;

@@ -69,7 +69,9 @@ pub(super) async fn serve(
     answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
     answer.headers_mut().insert(header::UPGRADE, protocol);
     let mut backend = upgraded.io;
+    let session = call.session.begin();
     tokio::spawn(async move {
+        let _session = session;
         match client.await {
             Ok(client) => {
                 let mut client = TokioIo::new(client);

@@ -93,7 +93,9 @@ pub(super) async fn tunnel(
     headers.insert("x-stream-protocol-version", HeaderValue::from_static(PORT_FORWARD));
     let backend = upgrade(call, &location, Method::POST, headers, &HeaderValue::from_static("SPDY/3.1")).await?.io;
     let answer = accept(incoming.headers(), TUNNEL)?;
+    let session = call.session.begin();
     tokio::spawn(async move {
+        let _session = session;
         match socket(client).await {
             Ok(socket) => carry(socket, backend).await,
             Err(error) => tracing::debug!(%error, "the client did not upgrade"),
@@ -151,13 +153,20 @@ fn reading(offers: &[String]) -> Option<Reading> {
 }
 
 /// Sends a body as messages, after an empty one that says that the stream begins. What the client sends is ignored.
-pub(super) fn read(incoming: &mut Request<Incoming>, offers: &[String], body: Incoming) -> ApiResult<Response<Body>> {
+pub(super) fn read(
+    call: &Call,
+    incoming: &mut Request<Incoming>,
+    offers: &[String],
+    body: Incoming,
+) -> ApiResult<Response<Body>> {
     let Some(reading) = reading(offers) else {
         return Err(ApiError::bad_request(format!("websocket: none of the protocols {offers:?} is supported")));
     };
     let client = hyper::upgrade::on(&mut *incoming);
     let answer = accept(incoming.headers(), reading.protocol)?;
+    let session = call.session.begin();
     tokio::spawn(async move {
+        let _session = session;
         match socket(client).await {
             Ok(socket) => {
                 if let Err(error) = write_messages(socket, body, reading.base64).await {

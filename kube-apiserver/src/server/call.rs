@@ -1,14 +1,19 @@
 //! One request on its way: what was asked, by whom, and the server that answers.
 
-use std::{ops::Deref, sync::Arc};
+use std::{
+    ops::Deref,
+    sync::{Arc, OnceLock},
+};
 
 use http::{HeaderMap, HeaderValue, Method, Response};
 use hyper::upgrade::OnUpgrade;
 use parking_lot::Mutex;
 use serde_json::Value;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{
     ApiServer,
+    lookup::Notes,
     response::{self, Body, Style},
 };
 use crate::{
@@ -44,6 +49,26 @@ pub struct Call {
     pub trail: Option<Arc<Trail>>,
     /// What to tell in `Warning` headers.
     pub warnings: Mutex<Vec<String>>,
+    /// What the request begins and its answer does not end.
+    pub session: Arc<Session>,
+}
+
+/// What goes on over the connection of a request after its answer: a command, a forwarded port, messages.
+#[derive(Default)]
+pub struct Session(OnceLock<CancellationToken>);
+
+impl Session {
+    /// It lasts until what is returned is dropped.
+    #[must_use]
+    pub fn begin(&self) -> DropGuard {
+        self.0.get_or_init(CancellationToken::new).clone().drop_guard()
+    }
+
+    /// Its end, if it has begun.
+    #[must_use]
+    pub fn end(&self) -> Option<CancellationToken> {
+        self.0.get().cloned()
+    }
 }
 
 impl Deref for Call {
@@ -65,6 +90,12 @@ impl Call {
         if let Some(trail) = &self.trail {
             trail.annotate(key, value);
         }
+    }
+
+    /// Passes on what was noteworthy about credentials.
+    pub fn note(&self, notes: Notes) {
+        notes.annotations.iter().for_each(|(key, value)| self.annotate(key, value));
+        notes.warnings.into_iter().for_each(|warning| self.warn(warning));
     }
 
     /// Adds a warning, once.

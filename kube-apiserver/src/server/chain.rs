@@ -21,8 +21,8 @@ use hyper::body::Incoming;
 use parking_lot::Mutex;
 
 use super::{
-    ApiServer, Call, edge, impersonate,
-    lookup::CacheLookup,
+    ApiServer, Call, Session, edge, impersonate,
+    lookup::{CacheLookup, Notes},
     metrics,
     response::{self, Body, Style},
     trail::{self, Mark},
@@ -88,6 +88,8 @@ struct Arrived {
     trail: Option<Arc<Trail>>,
     limit: Option<Duration>,
     started: Instant,
+    warnings: Vec<String>,
+    session: Arc<Session>,
 }
 
 /// The client's id for this request, else a new one.
@@ -119,16 +121,26 @@ impl Front {
             Err(error) => return Ok(no_request_info(request.uri().path(), &error)),
         };
         let limit = time_limit(&query, server.config.options.limits.request_timeout, &info)?;
-        let real = match self.authenticate(&mut request, peer).await {
+        let lookup = CacheLookup::new(&server.registry);
+        let real = self.authenticate(&mut request, peer, &lookup).await;
+        let authenticated = Instant::now();
+        let Notes { annotations, warnings } = lookup.into_notes();
+        let tell = |trail: &Trail| annotations.iter().for_each(|(key, value)| trail.annotate(key, value));
+        let real = match real {
             Ok(real) => real,
             Err(error) => {
                 if let Some(trail) = trail::begin(server, &mut request, &info, &User::default(), peer, mark) {
+                    tell(&trail);
                     trail::unauthenticated(&trail, &error).await;
                 }
                 return Err(error);
             }
         };
         let trail = trail::begin(server, &mut request, &info, &real, peer, mark);
+        if let Some(trail) = &trail {
+            tell(trail);
+            trail.took("authentication", authenticated.saturating_duration_since(started));
+        }
         if let Some(trail) = &trail
             && !trail.reach(Stage::RequestReceived).await
         {
@@ -136,10 +148,21 @@ impl Front {
             return Ok(response::text(500, text));
         }
         let style = Style::of(negotiate::error(request.headers()), &query, request.headers());
-        let arrived = Arrived { request, query, info: Arc::clone(&info), trail: trail.clone(), limit, started };
+        let session = Arc::<Session>::default();
+        let lasting = Arc::clone(&session);
+        let arrived = Arrived {
+            request,
+            query,
+            info: Arc::clone(&info),
+            trail: trail.clone(),
+            limit,
+            started,
+            warnings,
+            session,
+        };
         let response = self.control(arrived, real).await.unwrap_or_else(|error| failed(&error, style));
         Ok(match trail {
-            Some(trail) => trail::finish(trail, &info, response).await,
+            Some(trail) => trail::finish(trail, &info, &lasting, response).await,
             None => response,
         })
     }
@@ -155,7 +178,11 @@ impl Front {
         }
         let user = Arc::new(other.unwrap_or(real));
         let style = Style::of(negotiate::error(headers), &arrived.query, headers);
+        let queued = Instant::now();
         let Some(entry) = self.flow(&arrived, &user).await else { return self.serve(arrived, user, None).await };
+        if let Some(trail) = &arrived.trail {
+            trail.took("apf-queue-wait", queued.elapsed());
+        }
         let mut response = match entry.pass {
             Err(seconds) => too_many(server, &arrived, seconds),
             Ok(pass) => {
@@ -187,7 +214,7 @@ impl Front {
             return Ok(too_many(server, &arrived, 1));
         };
         authorize(server, &user, &arrived)?;
-        let Arrived { request, query, info, trail, limit, started } = arrived;
+        let Arrived { request, query, info, trail, limit, started, warnings, session } = arrived;
         let call = Call {
             server: Arc::clone(server),
             method: request.method().clone(),
@@ -198,7 +225,8 @@ impl Front {
             seat: Mutex::new(seat),
             upgrade: Mutex::default(),
             trail,
-            warnings: Mutex::default(),
+            warnings: Mutex::new(warnings),
+            session,
         };
         let kind = kind(server, &call.method, &call.info, &call.query, &call.headers);
         let observed = kind.map(|kind| metrics::Request::begin(kind, &call.headers, started));
@@ -228,7 +256,12 @@ impl Front {
     }
 
     /// The user; the credentials are taken out of the request, so that none is passed on to a proxied server.
-    async fn authenticate(&self, request: &mut Request<Incoming>, peer: &Peer) -> ApiResult<User> {
+    async fn authenticate(
+        &self,
+        request: &mut Request<Incoming>,
+        peer: &Peer,
+        lookup: &CacheLookup<'_>,
+    ) -> ApiResult<User> {
         let started = Instant::now();
         let certificate = peer.certificate.as_ref().or(peer.front_proxy.as_ref()).map(|c| Certificate {
             common_name: c.common_name.clone(),
@@ -238,9 +271,8 @@ impl Front {
             is_client: peer.certificate.is_some(),
             is_front_proxy: peer.front_proxy.is_some(),
         });
-        let lookup = CacheLookup(&self.0.registry);
         let authenticator = &self.0.authenticator;
-        let outcome = authenticator.authenticate(request.headers(), certificate.as_ref(), &lookup).await;
+        let outcome = authenticator.authenticate(request.headers(), certificate.as_ref(), lookup).await;
         let attempt = match &outcome {
             Ok(_) => metrics::Attempt::Success,
             Err(_) if certificate.is_some() || request.headers().contains_key(header::AUTHORIZATION) => {
@@ -286,6 +318,7 @@ fn authorize(server: &ApiServer, user: &User, arrived: &Arrived) -> ApiResult<()
     if let Some(trail) = &arrived.trail {
         trail.annotate("authorization.k8s.io/decision", if decision.allowed { "allow" } else { "forbid" });
         trail.annotate("authorization.k8s.io/reason", &decision.reason);
+        trail.took("authorization", started.elapsed());
     }
     if decision.allowed { Ok(()) } else { Err(attributes.forbidden(&decision.reason)) }
 }

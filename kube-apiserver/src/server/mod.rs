@@ -24,7 +24,7 @@ use common::serving::{Health, Ops};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-pub use call::Call;
+pub use call::{Call, Session};
 pub use registry::{Change, Mutation, Outcome, Registry, ResourceStore, Stored};
 pub use run::{Running, start};
 

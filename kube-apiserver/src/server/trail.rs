@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use serde_json::Value;
 
 use super::{
-    ApiServer,
+    ApiServer, Session,
     response::{self, Body},
 };
 use crate::{
@@ -84,15 +84,28 @@ pub async fn panicked(mark: &Mark, why: String) {
 }
 
 /// Records the answer. Of a request that lasts, it is recorded that it begins, and later that it ends.
-pub async fn finish(trail: Arc<Trail>, info: &RequestInfo, response: Response<Body>) -> Response<Body> {
+pub async fn finish(
+    trail: Arc<Trail>,
+    info: &RequestInfo,
+    session: &Session,
+    response: Response<Body>,
+) -> Response<Body> {
     let code = response.status().as_u16();
     let (response, body) = look(&trail, info, response).await;
     trail.response(code, body);
     if !info.is_long_running() {
+        trail.took_long();
         trail.reach(Stage::ResponseComplete).await;
         return response;
     }
     trail.reach(Stage::ResponseStarted).await;
+    if let Some(end) = session.end() {
+        tokio::spawn(async move {
+            end.cancelled().await;
+            trail.reach(Stage::ResponseComplete).await;
+        });
+        return response;
+    }
     response::holding(UntilEnd(trail), response)
 }
 

@@ -60,8 +60,10 @@ async fn token_review(call: &Call, review: &Value) -> ApiResult<Value> {
         return Err(ApiError::bad_request("token is required for TokenReview in authentication"));
     }
     let audiences = strings(&review["spec"]["audiences"]);
-    let lookup = crate::server::lookup::CacheLookup(&call.registry);
-    Ok(match call.authenticator.authenticate_token(token, &audiences, &lookup).await {
+    let lookup = crate::server::lookup::CacheLookup::new(&call.registry);
+    let outcome = call.authenticator.authenticate_token(token, &audiences, &lookup).await;
+    call.note(lookup.into_notes());
+    Ok(match outcome {
         Some(Ok((user, granted))) => {
             let mut status = json!({"authenticated": true, "user": user_info(&user)});
             let granted =
