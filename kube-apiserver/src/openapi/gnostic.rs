@@ -11,24 +11,24 @@ use super::v2::Document;
 
 /// A message being written.
 #[derive(Default)]
-struct Message(Vec<u8>);
+pub(super) struct Message(Vec<u8>);
 
 impl Message {
-    fn text(mut self, number: u32, value: Option<&Value>) -> Self {
+    pub(super) fn text(mut self, number: u32, value: Option<&Value>) -> Self {
         if let Some(text) = value.and_then(Value::as_str) {
             self.bytes(number, text.as_bytes());
         }
         self
     }
 
-    fn texts(mut self, number: u32, value: Option<&Value>) -> Self {
+    pub(super) fn texts(mut self, number: u32, value: Option<&Value>) -> Self {
         for text in value.and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str) {
             self.bytes(number, text.as_bytes());
         }
         self
     }
 
-    fn flag(mut self, number: u32, value: Option<&Value>) -> Self {
+    pub(super) fn flag(mut self, number: u32, value: Option<&Value>) -> Self {
         if value.and_then(Value::as_bool) == Some(true) {
             encode_key(number, WireType::Varint, &mut self.0);
             encode_varint(1, &mut self.0);
@@ -36,28 +36,44 @@ impl Message {
         self
     }
 
-    fn message(mut self, number: u32, message: &Message) -> Self {
+    pub(super) fn message(mut self, number: u32, message: &Message) -> Self {
         self.bytes(number, &message.0);
         self
     }
 
-    fn optional(self, number: u32, value: Option<&Value>, write: fn(&Value) -> Message) -> Self {
+    pub(super) fn optional(self, number: u32, value: Option<&Value>, write: fn(&Value) -> Message) -> Self {
         match value {
             Some(value) => self.message(number, &write(value)),
             None => self,
         }
     }
 
-    fn each(self, number: u32, value: Option<&Value>, write: fn(&Value) -> Message) -> Self {
+    pub(super) fn each(self, number: u32, value: Option<&Value>, write: fn(&Value) -> Message) -> Self {
         let list = value.and_then(Value::as_array).into_iter().flatten();
         list.fold(self, |message, value| message.message(number, &write(value)))
     }
 
     /// Name and value of every entry of an object that `wanted` admits.
-    fn named(self, number: u32, value: Option<&Value>, wanted: fn(&str) -> bool, write: fn(&Value) -> Message) -> Self {
+    pub(super) fn named(
+        self,
+        number: u32,
+        value: Option<&Value>,
+        wanted: fn(&str) -> bool,
+        write: fn(&Value) -> Message,
+    ) -> Self {
         let entries = value.and_then(Value::as_object).into_iter().flatten();
         let wanted = entries.filter(|(name, _)| wanted(name));
         wanted.fold(self, |message, (name, value)| message.entry(number, name, &write(value)))
+    }
+
+    pub(super) fn double(mut self, number: u32, value: f64) -> Self {
+        encode_key(number, WireType::SixtyFourBit, &mut self.0);
+        self.0.extend_from_slice(&value.to_le_bytes());
+        self
+    }
+
+    pub(super) fn into_bytes(self) -> Vec<u8> {
+        self.0
     }
 
     fn entry(self, number: u32, name: &str, value: &Message) -> Self {
@@ -96,16 +112,16 @@ pub(super) fn write(document: &Document, out: &mut dyn Write) -> io::Result<()> 
     out.write_all(&message.0)
 }
 
-fn any(_: &str) -> bool {
+pub(super) fn any(_: &str) -> bool {
     true
 }
 
-fn extension(name: &str) -> bool {
+pub(super) fn extension(name: &str) -> bool {
     name.starts_with("x-")
 }
 
 /// An extension's value: YAML, of which JSON is a part.
-fn yaml(value: &Value) -> Message {
+pub(super) fn yaml(value: &Value) -> Message {
     let mut message = Message::default();
     message.bytes(2, format!("{value}\n").as_bytes());
     message

@@ -3,6 +3,7 @@
 mod cache;
 mod descriptions;
 mod gnostic;
+mod gnostic_v3;
 mod operations;
 mod parameters;
 mod respond;
@@ -74,15 +75,23 @@ impl OpenApi {
             "v2" => self.second(headers),
             "v3" => respond::index(&self.index(), &self.hash("index"), headers),
             name => {
-                if !respond::takes_third(headers) {
+                let Some(form) = respond::third_form(headers) else {
                     return Some(respond::nothing(StatusCode::NOT_ACCEPTABLE));
-                }
+                };
                 let hash = self.hash(name);
                 if let Some(response) = respond::redirect(path, query, &hash) {
                     return Some(response);
                 }
-                let document = Document { content_type: "application/json", hash: &hash, immutable: query.is_some() };
-                respond::document(&document, headers, || self.cache.get(name, |out| self.third(name, out)))
+                // Two forms of a document have two tags.
+                let tag = if form == respond::JSON { hash } else { self.hash(&format!("{name} {form}")) };
+                let document = Document { content_type: form, hash: &tag, immutable: query.is_some() };
+                let key = if form == respond::JSON { name.to_owned() } else { format!("{name} {form}") };
+                respond::document(&document, headers, || {
+                    self.cache.get(&key, |out| match form {
+                        respond::JSON => self.third(name, out),
+                        _ => self.third_in_protobuf(name, out),
+                    })
+                })
             }
         })
     }
@@ -109,7 +118,9 @@ impl OpenApi {
 
     /// The names of the v3 documents.
     fn documents(&self) -> Vec<String> {
-        let mut names = vec!["api".to_owned(), "apis".to_owned(), "version".to_owned()];
+        let mut names = [".well-known/openid-configuration", "api", "apis", "openid/v1/jwks", "version"]
+            .map(str::to_owned)
+            .to_vec();
         for group in &catalog().groups {
             let base = if group.name.is_empty() { "api".to_owned() } else { format!("apis/{}", group.name) };
             let versions: Vec<_> = group.versions.iter().filter(|version| (self.served)(version)).collect();
@@ -145,6 +156,12 @@ impl OpenApi {
         }
     }
 
+    fn third_in_protobuf(&self, name: &str, out: &mut dyn Write) -> io::Result<()> {
+        let mut json = Vec::new();
+        self.third(name, &mut json)?;
+        out.write_all(&gnostic_v3::document(&serde_json::from_slice(&json)?))
+    }
+
     /// A document's hash, known without building it: documents follow from their sources.
     fn hash(&self, name: &str) -> String {
         let mut context = ring::digest::Context::new(&ring::digest::SHA512);
@@ -175,6 +192,22 @@ fn single(name: &str) -> Option<operations::Path> {
             let answer = "io.k8s.apimachinery.pkg.version.Info";
             let text = "get the version information for this server";
             operations::discovery("/version/", "getCodeVersion", "version", text, answer, Media::Json)
+        }
+        [".well-known", "openid-configuration"] => {
+            let (id, text) = (
+                "getServiceAccountIssuerOpenIDConfiguration",
+                "get service account issuer OpenID configuration, also known as the 'OIDC discovery doc'",
+            );
+            let path =
+                operations::discovery("/.well-known/openid-configuration/", id, "WellKnown", text, "", Media::Json);
+            operations::text(path)
+        }
+        ["openid", "v1", "jwks"] => {
+            let (id, text) = (
+                "getServiceAccountIssuerOpenIDKeyset",
+                "get service account issuer OpenID JSON Web Key Set (contains public token verification keys)",
+            );
+            operations::text(operations::discovery("/openid/v1/jwks/", id, "openid", text, "", Media::Keys))
         }
         ["apis", group] => {
             let (path, id) = (format!("/apis/{group}/"), format!("get{}APIGroup", operations::group_name(group)));

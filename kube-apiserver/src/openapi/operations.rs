@@ -38,6 +38,8 @@ pub(super) enum Media {
     /// Documents of discovery that exist in JSON, YAML and protobuf.
     Discovery,
     Json,
+    /// JSON web keys.
+    Keys,
 }
 
 /// One operation.
@@ -73,6 +75,12 @@ pub(super) fn discovery(path: &str, id: &str, tag: &str, description: &str, answ
         media,
     };
     Path { path: path.into(), operations: vec![operation] }
+}
+
+/// A path whose answers are of no definition.
+pub(super) fn text(mut path: Path) -> Path {
+    path.operations.iter_mut().for_each(|operation| operation.answer = Answer::Text);
+    path
 }
 
 /// `rbac.authorization.k8s.io` as operation ids spell it: `RbacAuthorization`.

@@ -11,6 +11,8 @@ use serde_json::{Value, json};
 pub(super) const JSON: &str = "application/json";
 pub(super) const PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
 
+pub(super) const PROTOBUF_V3: &str = "application/com.github.proto-openapi.spec.v3.v1.0+protobuf";
+
 /// A document to be sent.
 pub(super) struct Document<'d> {
     pub content_type: &'static str,
@@ -99,16 +101,18 @@ fn accepts_gzip(headers: &HeaderMap) -> bool {
     })
 }
 
-/// Whether a client takes a document of v3, which exists in JSON; those who ask for protobuf fall back to it.
-pub(super) fn takes_third(headers: &HeaderMap) -> bool {
+/// The form of v3 that a client wants.
+pub(super) fn third_form(headers: &HeaderMap) -> Option<&'static str> {
     let values = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
     let mut clauses = values.flat_map(|value| value.split(',')).peekable();
-    clauses.peek().is_none()
-        || clauses.any(|clause| {
-            let media = clause.split(';').next().unwrap_or_default().trim();
-            matches!(media, JSON | "application/*" | "*/*")
-                || media.starts_with("application/com.github.proto-openapi.spec.v3")
-        })
+    if clauses.peek().is_none() {
+        return Some(JSON);
+    }
+    clauses.find_map(|clause| match clause.split(';').next().unwrap_or_default().trim() {
+        JSON | "application/*" | "*/*" => Some(JSON),
+        PROTOBUF_V3 | "application/com.github.proto-openapi.spec.v3@v1.0+protobuf" => Some(PROTOBUF_V3),
+        _ => None,
+    })
 }
 
 /// An answer that says no more than its code.

@@ -70,7 +70,7 @@ fn has_upstreams_structure() {
     let Some(folder) = fixtures() else { return };
     let openapi = everything();
     let mut found = Vec::new();
-    for name in openapi.documents() {
+    for name in openapi.documents().into_iter().filter(|name| !name.contains("openid")) {
         let file = folder.join(format!("{}_openapi.json", name.replace('/', "__")));
         let mut theirs: Value = serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
         let mut ours = third(&openapi, &name);
@@ -148,6 +148,24 @@ fn links_documents_by_hash() {
     assert_eq!(get(&openapi, "/openapi/v3/apis/none/v1", None, &[]).status().as_u16(), 404);
     assert_eq!(get(&openapi, path, None, &[("accept", "image/png")]).status().as_u16(), 406);
     assert!(openapi.handle(&Method::GET, "/openapi/v4", None, &HeaderMap::new()).is_none());
+}
+
+#[test]
+fn serves_v3_in_protobuf() {
+    let openapi = everything();
+    let accept = "application/com.github.proto-openapi.spec.v3@v1.0+protobuf,application/json;q=0.5";
+    let protobuf = get(&openapi, "/openapi/v3/.well-known/openid-configuration", None, &[("accept", accept)]);
+    assert_eq!(protobuf.headers()["content-type"], respond::PROTOBUF_V3);
+    let json = get(&openapi, "/openapi/v3/.well-known/openid-configuration", None, &[]);
+    assert_ne!(protobuf.headers()["etag"], json.headers()["etag"]);
+    // openapi = 1: "3.0.0"; info = 2: title = 1, version = 6.
+    assert!(
+        protobuf.body().starts_with(b"\x0a\x053.0.0\x12\x19\x0a\x0aKubernetes\x32\x0bunversioned"),
+        "{:?}",
+        protobuf.body()
+    );
+    // What it answers is text: type = 25.
+    assert!(protobuf.body().windows(11).any(|part| part == b"\x0a\x09\xca\x01\x06string"));
 }
 
 #[test]

@@ -99,9 +99,10 @@ fn render_parameter(parameter: &Parameter) -> Value {
 }
 
 fn render(operation: &Operation, common: &[&'static Parameter]) -> Value {
+    let is_discovery = operation.action.is_none() && operation.parameters.is_empty();
     let consumes: &[&str] = match (&operation.body, operation.media) {
         (Body::Patch, _) => &PATCHES,
-        (Body::None, Media::Discovery) => media_types(Media::Discovery),
+        (Body::None, Media::Discovery | Media::Object) if is_discovery => media_types(Media::Discovery),
         _ => &["*/*"],
     };
     let mut rendered = json!({

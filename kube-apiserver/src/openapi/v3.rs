@@ -25,6 +25,7 @@ pub(super) fn media_types(media: Media) -> &'static [&'static str] {
         Media::Log => &["application/json", "application/vnd.kubernetes.protobuf", "application/yaml", "text/plain"],
         Media::Discovery => &["application/json", "application/vnd.kubernetes.protobuf", "application/yaml"],
         Media::Json => &["application/json"],
+        Media::Keys => &["application/jwk-set+json"],
         Media::Anything => &["*/*"],
     }
 }

@@ -108,7 +108,9 @@ fn check_log_options(call: &Call) -> ApiResult<()> {
 pub(super) async fn log(call: &Call, incoming: &mut Request<Incoming>) -> ApiResult<Response<Body>> {
     check_log_options(call)?;
     let Some(location) = location::log(call).await? else {
-        return Ok(response::text(200, ""));
+        let mut nothing = response::text(204, "");
+        nothing.headers_mut().remove(header::CONTENT_TYPE);
+        return Ok(nothing);
     };
     let request = request(&location, Method::GET, HeaderMap::new(), response::empty())?;
     let answer = call.server.backends.send(&location, request).await?;

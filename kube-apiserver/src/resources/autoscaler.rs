@@ -39,7 +39,9 @@ pub(super) fn validate(obj: &Value, old: Option<&Value>, errs: &mut ErrorList) {
     if min.is_some_and(|min| max < min) {
         errs.invalid(&max_path, max, "must be greater than or equal to `minReplicas`");
     }
-    reference(spec.get("scaleTargetRef").unwrap_or(&Value::Null), &SPEC.child("scaleTargetRef"), errs);
+    let target = spec.get("scaleTargetRef").unwrap_or(&Value::Null);
+    reference(target, &SPEC.child("scaleTargetRef"), errs);
+    target_group(target, old.and_then(|old| at(old, "spec.scaleTargetRef")), errs);
     for (i, metric) in list_at(spec, "metrics").iter().enumerate() {
         self::metric(metric, &SPEC.child("metrics").index(i), errs);
     }
@@ -60,6 +62,15 @@ fn reference(reference: &Value, path: &Path<'_>, errs: &mut ErrorList) {
     let version = str_at(reference, "apiVersion");
     if version.matches('/').count() > 1 {
         errs.invalid(&path.child("apiVersion"), version, format!("unexpected GroupVersion string: {version}"));
+    }
+}
+
+/// Targets are of a group, but for the one kind of the core group that scales; what was wrong already may stay wrong.
+fn target_group(target: &Value, old: Option<&Value>, errs: &mut ErrorList) {
+    let same = |old: &Value| ["apiVersion", "kind"].iter().all(|field| str_at(old, field) == str_at(target, field));
+    let version = str_at(target, "apiVersion");
+    if !version.contains('/') && str_at(target, "kind") != "ReplicationController" && !old.is_some_and(same) {
+        errs.invalid(&SPEC.child("scaleTargetRef.apiVersion"), version, "apiVersion must specify API group");
     }
 }
 
@@ -228,6 +239,7 @@ mod tests {
             [
                 "spec.minReplicas: Invalid value: 0: must be greater than or equal to 1",
                 "spec.scaleTargetRef.name: Invalid value: \"a/b\": may not contain '/'",
+                "spec.scaleTargetRef.apiVersion: Invalid value: \"\": apiVersion must specify API group",
                 "spec.metrics[0].pods.metric.name: Required value: must specify a metric name",
                 "spec.metrics[0].pods.target.averageValue: Invalid value: \"0\": must be positive",
                 "spec.metrics[1].resource.target.averageUtilization: Required value: must set either a target raw value or a target utilization",

@@ -33,7 +33,8 @@ pub(super) fn schema(obj: &Value, errs: &mut ErrorList) {
     if let Some(method) = at(obj, "spec.distinguisherMethod") {
         let methods = ["ByNamespace", "ByUser"];
         if !methods.contains(&str_at(method, "type")) {
-            errs.not_supported(&SPEC.child("distinguisherMethod.type"), method.clone(), &methods);
+            let shown = serde_json::json!({"Type": str_at(method, "type")});
+            errs.not_supported(&SPEC.child("distinguisherMethod.type"), shown, &methods);
         }
     }
     let level = SPEC.child("priorityLevelConfiguration.name");

@@ -264,12 +264,8 @@ const STANDARD_FINALIZERS: [&str; 3] = ["kubernetes", "orphan", "foregroundDelet
 pub(crate) fn validate_finalizer_names(obj: &Value, path: &Path<'_>, errs: &mut ErrorList) {
     let path = path.child("finalizers");
     for (at, name) in list_at(obj, "metadata.finalizers").iter().filter_map(Value::as_str).enumerate() {
-        let path = path.index(at);
-        for text in names::label_key(name) {
-            errs.invalid(&path, name, text);
-        }
         if !name.contains('/') && !STANDARD_FINALIZERS.contains(&name) {
-            errs.invalid(&path, name, "name is neither a standard finalizer name nor is it fully qualified");
+            errs.invalid(&path.index(at), name, "name is neither a standard finalizer name nor is it fully qualified");
         }
     }
 }

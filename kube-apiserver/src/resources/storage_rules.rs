@@ -118,12 +118,12 @@ pub(super) fn attributes_class_update(new: &Value, old: &Value, errs: &mut Error
 /// The name of a CSI driver.
 pub(crate) fn driver_name(name: &str, path: &Path<'_>, errs: &mut ErrorList) {
     if name.is_empty() {
-        errs.required(path, "");
+        return errs.required(path, "");
     }
     if name.len() > 63 {
         errs.too_long(path, 63);
     }
-    checks::subdomain(&name.to_lowercase(), path, errs);
+    checks::complain(name, names::dns1123_subdomain(&name.to_lowercase()), path, errs);
 }
 
 /// A CSIDriver.
@@ -262,10 +262,14 @@ pub(super) fn attachment(obj: &Value, errs: &mut ErrorList) {
     match (name, inline) {
         (None, None) => errs.required(&path, one),
         (Some(_), Some(_)) => errs.forbidden(&path, one),
-        (Some(name), None) if name == "" => {
-            errs.required(&path.child("persistentVolumeName"), "must specify non empty persistentVolumeName");
+        (Some(name), None) => {
+            let path = path.child("persistentVolumeName");
+            if name == "" {
+                errs.required(&path, "must specify non empty persistentVolumeName");
+            }
+            checks::subdomain(name.as_str().unwrap_or_default(), &path, errs);
         }
-        _ => {}
+        (None, Some(_)) => {}
     }
     checks::subdomain(str_at(obj, "spec.nodeName"), &SPEC.child("nodeName"), errs);
     attachment_status(obj, errs);

@@ -64,7 +64,7 @@ pub(crate) fn validate(kind: &str, source: &Value, persistent: bool, path: &Path
         "local" => no_backsteps(str_at(source, "path"), &path.child("path"), errs),
         "nfs" => {
             let value = str_at(source, "path");
-            if !value.is_empty() && !value.starts_with('/') {
+            if !value.starts_with('/') {
                 errs.invalid(&path.child("path"), value, "must be an absolute path");
             }
         }

@@ -284,7 +284,7 @@ async fn values_in_etcd_are_upstreams() {
     let store = etcd.store().await;
     let hpa = json!({
         "kind": "HorizontalPodAutoscaler", "apiVersion": "autoscaling/v1", "metadata": {"name": "old", "namespace": "default"},
-        "spec": {"maxReplicas": 3, "targetCPUUtilizationPercentage": 50, "scaleTargetRef": {"kind": "Deployment", "name": "web"}},
+        "spec": {"maxReplicas": 3, "targetCPUUtilizationPercentage": 50, "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "web"}},
     });
     let mut raw = Vec::new();
     wire::tree_to_protobuf(schema::lookup("autoscaling", "v1", "HorizontalPodAutoscaler").unwrap(), &hpa, &mut raw)

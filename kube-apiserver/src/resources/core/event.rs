@@ -6,7 +6,8 @@ use serde_json::Value;
 use crate::resources::{
     checks,
     field::{ErrorList, Path},
-    metadata, names,
+    metadata::{self, NameRule},
+    names,
     rules::{Rules, Selectable},
     table::{Column, NAME, Row, name, since, text, wide},
     value::{at, int_at, is_set, same_at, str_at},
@@ -61,6 +62,7 @@ const COLUMNS: &[Column] = &[
 const EVENT: Rules = Rules {
     resource: "events",
     kind: "Event",
+    name: NameRule::Any,
     create_on_update: true,
     validate: |event, errs| legacy(event, "reportingComponent", errs),
     validate_update: |new, _, _, errs| legacy(new, "reportingComponent", errs),
@@ -76,6 +78,7 @@ pub(crate) const RULES: &[Rules] = &[
     EVENT,
     Rules {
         group: "events.k8s.io",
+        name: NameRule::Subdomain,
         validate: |obj, errs| {
             legacy(obj, "reportingController", errs);
             strict(obj, errs);

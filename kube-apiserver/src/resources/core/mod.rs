@@ -5,6 +5,7 @@ use super::rules::Rules;
 pub(crate) mod config;
 mod endpoints;
 mod event;
+mod limit_range;
 pub mod namespace;
 pub(crate) mod node;
 mod quota;

@@ -31,6 +31,7 @@ pub(crate) const RULES: &[Rules] = &[Rules {
     kind: "Node",
     namespaced: false,
     defaults: |obj| {
+        settle_cidrs(obj);
         if let Some(status) = existing(obj, "status") {
             quantity::canonicalize_list(status.get_mut("capacity"));
             quantity::canonicalize_list(status.get_mut("allocatable"));
@@ -62,6 +63,17 @@ pub(crate) const RULES: &[Rules] = &[Rules {
     row,
     ..Rules::GENERIC
 }];
+
+/// The old field wins where the two disagree, as upstream's conversion has it.
+fn settle_cidrs(obj: &mut Value) {
+    let Some(spec) = existing(obj, "spec") else { return };
+    let (single, first) = (str_at(spec, "podCIDR").to_owned(), list_at(spec, "podCIDRs").first().cloned());
+    if !single.is_empty() && first != Some(single.as_str().into()) {
+        set(spec, "podCIDRs", vec![single]);
+    } else if let (true, Some(first)) = (single.is_empty(), first) {
+        set(spec, "podCIDR", first);
+    }
+}
 
 fn validate(obj: &Value, errs: &mut ErrorList) {
     taints(obj, errs);

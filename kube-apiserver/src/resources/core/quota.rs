@@ -3,14 +3,14 @@
 use jiff::Timestamp;
 use serde_json::Value;
 
+use super::limit_range;
 use crate::resources::{
     checks,
     field::{ErrorList, Path},
-    names,
-    quantity::{self, Quantity},
+    names, quantity,
     rules::Rules,
     table::{AGE, NAME, Row, age, name, text},
-    value::{at, each, existing, is_set, list_at, map_at, member, same_at, set_default, str_at, strings_at},
+    value::{at, each, existing, list_at, map_at, member, same_at, set_default, str_at, strings_at},
 };
 
 pub(crate) const RULES: &[Rules] = &[
@@ -48,8 +48,8 @@ pub(crate) const RULES: &[Rules] = &[
         kind: "LimitRange",
         create_on_update: true,
         defaults: limit_range_defaults,
-        validate: limit_range,
-        validate_update: |new, _, _, errs| limit_range(new, errs),
+        validate: limit_range::validate,
+        validate_update: |new, _, _, errs| limit_range::validate(new, errs),
         columns: &[NAME, crate::resources::table::Column { kind: "date", ..text("Created At") }],
         row: crate::resources::table::name_created,
         ..Rules::GENERIC
@@ -205,71 +205,6 @@ fn limit_range_defaults(obj: &mut Value) {
             }
         }
     }
-}
-
-fn limit_range(obj: &Value, errs: &mut ErrorList) {
-    let root = Path::root("spec.limits");
-    let limits = list_at(obj, "spec.limits");
-    let repeated = checks::repeats(limits, |item| str_at(item, "type"));
-    for (i, limit) in limits.iter().enumerate() {
-        let path = root.index(i);
-        let kind = str_at(limit, "type");
-        for complaint in names::label_key(kind) {
-            errs.invalid(&path.child("type"), kind, complaint);
-        }
-        if repeated[i] {
-            errs.duplicate(&path.child("type"), kind);
-        }
-        if kind == "Pod" {
-            for list in ["default", "defaultRequest"] {
-                if is_set(limit, list) {
-                    errs.forbidden(&path.child(list), "may not be specified when `type` is 'Pod'");
-                }
-            }
-        }
-        let amount = |list: &str, resource: &str| {
-            at(limit, list)
-                .and_then(|map| map.get(resource))
-                .and_then(|v| Some((v.as_str()?.to_string(), Quantity::of(v)?)))
-        };
-        for resource in
-            ["max", "min", "default", "defaultRequest"].iter().flat_map(|list| strings_at(limit, list)).map(|(r, _)| r)
-        {
-            let path_min = path.child("min");
-            let above = |low: &str, high: &str| match (amount(low, resource), amount(high, resource)) {
-                (Some((low, a)), Some((high, b))) if a.compare(b).is_gt() => Some((low, high)),
-                _ => None,
-            };
-            if let Some((min, max)) = above("min", "max") {
-                errs.invalid(
-                    &path_min.key(resource),
-                    min.clone(),
-                    format!("min value {min} is greater than max value {max}"),
-                );
-            }
-            if let Some((request, max)) = above("defaultRequest", "max") {
-                errs.invalid(
-                    &path.child("defaultRequest").key(resource),
-                    request.clone(),
-                    format!("default request value {request} is greater than max value {max}"),
-                );
-            }
-            if let Some((default, max)) = above("default", "max") {
-                errs.invalid(
-                    &path.child("default").key(resource),
-                    default.clone(),
-                    format!("default value {default} is greater than max value {max}"),
-                );
-            }
-        }
-    }
-    let mut seen = Vec::new();
-    errs.0.retain(|error| {
-        let text = error.to_string();
-        let new = !seen.contains(&text);
-        seen.push(text);
-        new
-    });
 }
 
 #[cfg(test)]

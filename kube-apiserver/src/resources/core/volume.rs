@@ -170,15 +170,16 @@ fn volume(obj: &Value, errs: &mut ErrorList) {
     let spec = at(obj, "spec").unwrap_or(&nothing);
     access_modes(spec, "", &path, errs);
     let capacity_path = path.child("capacity");
-    match spec.get("capacity").filter(|c| c.as_object().is_some_and(|c| !c.is_empty())) {
-        None => errs.required(&capacity_path, ""),
-        Some(capacity) => match capacity.get("storage") {
-            None => errs.not_supported(&capacity_path, capacity.clone(), &["storage"]),
-            Some(amount) if Quantity::of(amount).is_none_or(|q| q.sign() <= 0) => {
-                errs.invalid(&capacity_path.key("storage"), amount.clone(), "must be greater than zero");
-            }
-            Some(_) => {}
-        },
+    let capacity = spec.get("capacity");
+    if capacity.and_then(Value::as_object).is_none_or(serde_json::Map::is_empty) {
+        errs.required(&capacity_path, "");
+    }
+    match capacity.and_then(|capacity| capacity.get("storage")) {
+        None => errs.not_supported(&capacity_path, capacity.cloned().unwrap_or_default(), &["storage"]),
+        Some(amount) if Quantity::of(amount).is_none_or(|q| q.sign() <= 0) => {
+            errs.invalid(&capacity_path.key("storage"), amount.clone(), "must be greater than zero");
+        }
+        Some(_) => {}
     }
     let policy = str_at(spec, "persistentVolumeReclaimPolicy");
     if !matches!(policy, "Delete" | "Recycle" | "Retain") {
@@ -200,7 +201,7 @@ fn volume(obj: &Value, errs: &mut ErrorList) {
         checks::subdomain(class, &path.child("storageClassName"), errs);
     }
     let mode = str_at(spec, "volumeMode");
-    if !mode.is_empty() && !matches!(mode, "Block" | "Filesystem") {
+    if spec.get("volumeMode").is_some_and(Value::is_string) && !matches!(mode, "Block" | "Filesystem") {
         errs.not_supported(&path.child("volumeMode"), mode, &["Block", "Filesystem"]);
     }
 }

@@ -246,7 +246,7 @@ fn propagation(container: &Value, mount: &Value, root: &Path<'_>, errs: &mut Err
     let path = root.child("mountPropagation");
     let propagation = str_at(mount, "mountPropagation");
     let supported = ["Bidirectional", "HostToContainer", "None"];
-    if !propagation.is_empty() && !supported.contains(&propagation) {
+    if mount.get("mountPropagation").is_some_and(Value::is_string) && !supported.contains(&propagation) {
         errs.not_supported(&path, propagation, &supported);
     }
     if propagation == "Bidirectional" && !bool_at(container, "securityContext.privileged") {
