@@ -26,6 +26,12 @@ use self::value::{Map, Value};
 
 /// Compiled expressions that are kept.
 const KEPT: usize = 256;
+/// The API's limit of an expression's length.
+const LONGEST: usize = 10 * 1024;
+/// Room for the parser, as deep as the longest expression may be.
+const STACK: usize = 256 << 20;
+/// How deep a program may be: evaluation recurses on the scheduling thread.
+const DEEPEST: usize = 100;
 /// The members of `device`.
 const FIELDS: [&str; 4] = ["driver", "allowMultipleAllocations", "attributes", "capacity"];
 
@@ -77,20 +83,43 @@ impl Programs {
         if known.len() >= KEPT {
             known.clear();
         }
-        let compiled = Program::compile(expression).map(Arc::new).map_err(Arc::from);
+        let compiled = compile_apart(expression).map(Arc::new).map_err(Arc::from);
         known.insert(expression.to_owned(), compiled.clone());
         compiled
     }
+}
+
+/// Compiles in a thread of its own: the parser goes as deep as the expression does, which is anybody's.
+fn compile_apart(expression: &str) -> Result<Program, String> {
+    if expression.len() > LONGEST {
+        return Err(format!("compilation failed: expression is longer than {LONGEST} bytes"));
+    }
+    let text = expression.to_owned();
+    let thread =
+        std::thread::Builder::new().name("cel".into()).stack_size(STACK).spawn(move || Program::compile(&text));
+    let compiled = thread.map_err(|error| format!("compilation failed: {error}"))?.join();
+    compiled.unwrap_or_else(|_| Err("compilation failed: the parser gave up".into()))
 }
 
 /// What can be told of an expression without values: that its names exist, and what it surely yields.
 #[derive(Default)]
 struct Check<'a> {
     variables: Vec<&'a str>,
+    depth: usize,
 }
 
 impl<'a> Check<'a> {
     fn kind(&mut self, expression: &'a Expression) -> Result<Kind, String> {
+        if self.depth == DEEPEST {
+            return Err("expression is nested too deeply".into());
+        }
+        self.depth += 1;
+        let kind = self.kind_here(expression);
+        self.depth -= 1;
+        kind
+    }
+
+    fn kind_here(&mut self, expression: &'a Expression) -> Result<Kind, String> {
         Ok(match &expression.expr {
             Expr::Literal(literal) => match literal {
                 LiteralValue::Boolean(_) => Kind::Bool,

@@ -98,3 +98,28 @@ fn programs_are_compiled_once() {
     assert!(Arc::ptr_eq(&first, &programs.get("true").unwrap()));
     assert!(programs.get("nope").is_err());
 }
+
+#[test]
+fn no_expression_is_too_deep_for_the_stack() {
+    let programs = Programs::default();
+    let chain = |term: &str, by: &str, times: usize| vec![term; times].join(by);
+    for expression in [
+        format!("{}true{}", "(".repeat(4000), ")".repeat(4000)),
+        format!("{} == 1", chain("1", "+", 4000)),
+        chain("true", "&&", 1000),
+        format!("{}true", "!".repeat(9000)),
+        format!("{}{}.size() == 1", "[".repeat(3000), "]".repeat(3000)),
+        format!("device{}", ".a".repeat(4000)),
+        "x".repeat(LONGEST + 1),
+        format!("{} == 95", chain("1", "+", 95)),
+        format!("{}true{}", "[1].all(x, ".repeat(30), ")".repeat(30)),
+    ] {
+        // Whether it is refused or not, the process lives; what is accepted can be evaluated.
+        if let Ok(program) = programs.get(&expression) {
+            let _ = program.matches(&device());
+        }
+    }
+    assert!(programs.get(&format!("{} == 1", chain("1", "+", 4000))).is_err());
+    assert!(programs.get(&format!("{} == 95", chain("1", "+", 95))).unwrap().matches(&device()).unwrap());
+    assert!(programs.get(&chain("device.driver != 'x'", " && ", 400)).unwrap().matches(&device()).unwrap());
+}
