@@ -3,6 +3,7 @@
 use ipnet::IpNet;
 
 use crate::{
+    iptables::IptablesError,
     model::{Routed, ServiceKey},
     nftables::NftError,
 };
@@ -38,6 +39,8 @@ pub(crate) struct Applied {
 pub(crate) enum BackendError {
     #[error(transparent)]
     Nftables(#[from] NftError),
+    #[error(transparent)]
+    Iptables(#[from] IptablesError),
     /// The thread that wrote rules ended before it was done.
     #[error("writing rules was cut short")]
     Lost,

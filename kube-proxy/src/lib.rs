@@ -4,6 +4,7 @@ mod backend;
 mod config;
 mod conntrack;
 mod health;
+mod iptables;
 mod metrics;
 mod model;
 mod names;

@@ -27,6 +27,17 @@ impl LocalDetector {
             Self::InterfacePrefix(name) => Some(format!("iifname {not}\"{name}*\"")),
         }
     }
+
+    /// The same as iptables arguments.
+    pub(crate) fn iptables(&self, local: bool) -> Option<String> {
+        let not = if local { "" } else { "! " };
+        match self {
+            Self::None => None,
+            Self::Cidr(net) => Some(format!("{not}-s {net}")),
+            Self::Bridge(name) => Some(format!("{not}-i {name}")),
+            Self::InterfacePrefix(name) => Some(format!("{not}-i {name}+")),
+        }
+    }
 }
 
 /// Addresses of this node that answer on node ports.

@@ -23,6 +23,7 @@ use crate::{
     backend::Backend,
     config::{Config, DetectLocal, Mode, NodePorts},
     health::{HealthState, ProxyHealth, ServiceServers},
+    iptables,
     metrics::Metrics,
     model::Family,
     nftables,
@@ -78,6 +79,9 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<()> {
 
 /// Removes rules of other modes, or with `everything` those of all.
 fn clean_up(mode: Mode, everything: bool) -> Result<()> {
+    if mode == Mode::Nftables || everything {
+        iptables::cleanup()?;
+    }
     if mode == Mode::Iptables || everything {
         nftables::cleanup()?;
     }
@@ -139,12 +143,25 @@ fn has_ipv6() -> bool {
     std::path::Path::new("/proc/net/if_inet6").exists() && sysctls::read("net/ipv6/conf/all/disable_ipv6") != Some(1)
 }
 
+/// Whether the machine and the mode's programs know the family.
+fn is_supported(mode: Mode, family: Family) -> bool {
+    if family.is_v6() && !has_ipv6() {
+        return false;
+    }
+    let result = if mode == Mode::Iptables { iptables::Program(family).check() } else { Ok(()) };
+    if let Err(error) = &result {
+        let error = format!("{error:#}");
+        tracing::info!(family = family.as_str(), error, "no iptables support for family");
+    }
+    result.is_ok()
+}
+
 /// The settings of each family that works here.
 fn settings(config: &Config, node: Option<&Node>) -> Result<Vec<Settings>> {
     let own = node.map(addresses).unwrap_or_default();
     let cidrs = node.map(pod_cidrs).unwrap_or_default();
     let primary = Family::of(config.bind_address.or(own.first().copied()).unwrap_or(Ipv4Addr::UNSPECIFIED.into()));
-    let families: Vec<Family> = Family::BOTH.into_iter().filter(|family| !family.is_v6() || has_ipv6()).collect();
+    let families: Vec<Family> = Family::BOTH.into_iter().filter(|family| is_supported(config.mode, *family)).collect();
     if !families.contains(&primary) {
         bail!("no support for primary IP family {:?}", primary.as_str());
     }
@@ -280,7 +297,8 @@ async fn pod_cidrs_changed(config: &Config, sources: Sources) {
 
 fn backend(config: &Config, settings: Settings) -> Box<dyn Backend> {
     match config.mode {
-        Mode::Nftables | Mode::Iptables => Box::new(nftables::Nft::new(settings)),
+        Mode::Nftables => Box::new(nftables::Nft::new(settings)),
+        Mode::Iptables => Box::new(iptables::Iptables::new(settings)),
     }
 }
 

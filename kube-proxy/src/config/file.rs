@@ -177,7 +177,7 @@ impl Configuration {
     /// Fills in what depends on the platform; after the flags.
     pub(crate) fn default_for_platform(&mut self) {
         if self.mode.is_empty() {
-            self.mode = "nftables".into();
+            self.mode = "iptables".into();
         }
         let addresses = self.node_port_addresses.get_or_insert_default();
         if self.mode == "nftables" && addresses.is_empty() {

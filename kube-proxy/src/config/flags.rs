@@ -320,9 +320,9 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_mode_is_nftables() {
+    fn an_empty_mode_is_iptables_on_all_addresses() {
         let config = complete(&[]).unwrap();
-        assert_eq!((config.mode, config.node_ports), (Mode::Nftables, NodePorts::Primary));
+        assert_eq!((config.mode, config.node_ports), (Mode::Iptables, NodePorts::Nets(Vec::new())));
     }
 
     #[test]
@@ -366,6 +366,6 @@ mod tests {
     fn the_default_file_reads_back() {
         let text = Options::defaults();
         let text = text.replace("apiVersion:", "#").replace("kind:", "#");
-        assert_eq!(with_file(&text, &[]).unwrap().mode, Mode::Nftables);
+        assert_eq!(with_file(&text, &[]).unwrap().mode, Mode::Iptables);
     }
 }

@@ -106,10 +106,8 @@ pub(crate) enum OptionsError {
     Complete(String),
     #[error("failed validate: {0}")]
     Validate(String),
-    #[error("can't use the IPVS proxier: this kube-proxy programs nftables")]
+    #[error("can't use the IPVS proxier: this kube-proxy programs nftables or iptables; set the mode to one of them")]
     Ipvs,
-    #[error("can't use the iptables proxier: this kube-proxy programs nftables only")]
-    Iptables,
 }
 
 fn nets<'a>(texts: impl IntoIterator<Item = &'a str>) -> Vec<IpNet> {
@@ -126,7 +124,7 @@ fn complete(config: Configuration, client: ClientConnection, node: String) -> Re
     let mode = match config.mode.as_str() {
         "nftables" => Mode::Nftables,
         "ipvs" => return Err(OptionsError::Ipvs),
-        _ => return Err(OptionsError::Iptables),
+        _ => Mode::Iptables,
     };
     let bit = if mode == Mode::Nftables { config.nftables.masquerade_bit } else { config.iptables.masquerade_bit };
     let detect_local = match config.detect_local_mode.as_str() {

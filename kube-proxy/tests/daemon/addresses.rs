@@ -156,6 +156,11 @@ fn nftables_addresses() {
     everything("nftables");
 }
 
+#[test]
+fn iptables_addresses() {
+    everything("iptables");
+}
+
 /// Node ports only at some addresses.
 fn filtered(mode: &'static str) {
     if !allowed() {
@@ -176,6 +181,11 @@ fn filtered(mode: &'static str) {
 #[test]
 fn nftables_node_port_addresses() {
     filtered("nftables");
+}
+
+#[test]
+fn iptables_node_port_addresses() {
+    filtered("iptables");
 }
 
 /// How pods are told from others, and masquerading of everything.
@@ -206,4 +216,9 @@ fn detection(mode: &'static str) {
 #[test]
 fn nftables_detection_of_pods() {
     detection("nftables");
+}
+
+#[test]
+fn iptables_detection_of_pods() {
+    detection("iptables");
 }

@@ -60,6 +60,7 @@ fn datagrams_follow(world: &World, family: Family) {
     world.remove("datagrams");
     world.settle(family);
     let _ = ask(40_001);
+    world.service(family, "datagrams", 32, json!({}), &[]);
     world.service(family, "datagrams", 32, json!({}), &[Endpoint::local(family.pod(6))]);
     world.eventually("an answer on the early flow", || ask(40_001).is_ok_and(|server| server == "pod2"));
     world.remove("datagrams");
@@ -79,4 +80,9 @@ fn everything(mode: &'static str) {
 #[test]
 fn nftables_affinity_and_flows() {
     everything("nftables");
+}
+
+#[test]
+fn iptables_affinity_and_flows() {
+    everything("iptables");
 }

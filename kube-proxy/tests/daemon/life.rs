@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use crate::world::{Endpoint, FAMILIES, Family, Outcome, SILENCE, World, allowed, ask, http, is_upstream, servers};
 
+/// Also of chains that iptables-nft keeps: a firewall's restart does that.
 const FLUSH: &str = "nft flush ruleset";
 
 fn both(world: &World, family: Family) -> SocketAddr {
@@ -79,7 +80,7 @@ fn cleaned(world: &mut World) {
     assert!(world.run_once(&["--cleanup"]).success());
     let left = world.node.run("nft list ruleset").unwrap();
     assert!(left.contains("other"), "{left}");
-    assert!(!left.contains("kube-proxy") && !left.contains("KUBE-SERVICES"), "{left}");
+    assert!(!left.contains("kube-proxy") && !left.contains("KUBE-S"), "{left}");
     assert!(world.run_once(&["--cleanup"]).success(), "twice is not too often");
 }
 
@@ -102,6 +103,55 @@ fn life(mode: &'static str) {
 #[test]
 fn nftables_life() {
     life("nftables");
+}
+
+#[test]
+fn iptables_life() {
+    life("iptables");
+}
+
+/// The mode changes: what the other one left does not stay in the way.
+#[test]
+fn modes_take_over_from_each_other() {
+    if !allowed() {
+        return;
+    }
+    let mut world = World::new("iptables", &[]);
+    for (mode, gone) in [("nftables", "KUBE-SVC-"), ("iptables", "service-ips"), ("nftables", "KUBE-SVC-")] {
+        let to = both(&world, Family::V4);
+        assert_eq!(servers(&world.pod1, to, 30), ["pod1", "pod2"]);
+        world.stop();
+        world.mode = mode;
+        world.start();
+        world.settle(Family::V4);
+        assert_eq!(servers(&world.pod1, to, 30), ["pod1", "pod2"]);
+        let rules = world.node.run("nft list ruleset").unwrap();
+        assert!(!rules.contains(gone), "{mode}: {rules}");
+    }
+}
+
+/// Upstream's program goes on where ours ended, and ours where upstream's did, in both modes.
+#[test]
+fn programs_take_over_from_each_other() {
+    let Some(upstream) = std::env::var_os("CORTEN_UPSTREAM_KUBE_PROXY").filter(|_| allowed()) else { return };
+    for mode in ["nftables", "iptables"] {
+        let mut world = World::new(mode, &[]);
+        for program in [
+            env!("CARGO_BIN_EXE_kube-proxy-tested").into(),
+            upstream.clone(),
+            env!("CARGO_BIN_EXE_kube-proxy-tested").into(),
+        ] {
+            let to = both(&world, Family::V4);
+            assert_eq!(servers(&world.pod1, to, 30), ["pod1", "pod2"]);
+            world.stop();
+            assert_eq!(servers(&world.pod1, to, 30), ["pod1", "pod2"], "rules stay");
+            world.program = program;
+            world.put_endpoints(Family::V4, "plain", &[Endpoint::local(Family::V4.pod(6))]);
+            world.start();
+            world.settle(Family::V4);
+            assert_eq!(servers(&world.pod1, to, 20), ["pod2"], "{mode}");
+        }
+    }
 }
 
 #[test]

@@ -138,3 +138,8 @@ fn everything(mode: &'static str) {
 fn nftables_policies() {
     everything("nftables");
 }
+
+#[test]
+fn iptables_policies() {
+    everything("iptables");
+}

@@ -84,6 +84,7 @@ pub struct World {
     pub client: Machine,
     proxy: Option<Child>,
     flags: Vec<String>,
+    pub program: std::ffi::OsString,
     pub mode: &'static str,
     _runtime: tokio::runtime::Runtime,
 }
@@ -144,8 +145,19 @@ impl World {
             "spec": {"podCIDRs": ["10.244.0.0/24", "fd00:244::/64"]},
             "status": {"addresses": [{"type": "InternalIP", "address": "192.168.50.2"}, {"type": "InternalIP", "address": "fd00:50::2"}]}}));
         let flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
-        let mut world =
-            Self { api, node, pod1, pod2, _remote: remote, client, proxy: None, flags, mode, _runtime: runtime };
+        let mut world = Self {
+            api,
+            node,
+            pod1,
+            pod2,
+            _remote: remote,
+            client,
+            proxy: None,
+            flags,
+            program: program().into(),
+            mode,
+            _runtime: runtime,
+        };
         world.start();
         for family in FAMILIES {
             world.put_marker(family);
@@ -158,7 +170,7 @@ impl World {
     pub fn start(&mut self) {
         let log = tempfile::Builder::new().prefix("kube-proxy-test-").suffix(".log").tempfile().unwrap();
         let (file, path) = log.keep().unwrap();
-        let mut command = self.node.command(&program());
+        let mut command = self.node.command(&self.program.to_string_lossy());
         command.args([
             "--hostname-override=n1",
             &format!("--master=http://127.0.0.1:{API_PORT}"),
@@ -190,7 +202,13 @@ impl World {
 
     /// Runs the program once with these flags in the node's namespace.
     pub fn run_once(&self, flags: &[&str]) -> std::process::ExitStatus {
-        self.node.command(&program()).args(flags).stdout(Stdio::null()).stderr(Stdio::null()).status().unwrap()
+        self.node
+            .command(&self.program.to_string_lossy())
+            .args(flags)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status()
+            .unwrap()
     }
 
     fn put_marker(&self, family: Family) {
@@ -361,7 +379,7 @@ pub fn servers(from: &Machine, to: SocketAddr, count: usize) -> Vec<String> {
 pub fn http(from: &Machine, to: SocketAddr, path: &str) -> io::Result<(u16, String)> {
     use std::io::{Read, Write};
     let mut stream = from.connect(to, SILENCE * 5)?;
-    stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").as_bytes())?;
+    stream.write_all(format!("GET {path} HTTP/1.0\r\nHost: x\r\n\r\n").as_bytes())?;
     let mut text = String::new();
     stream.read_to_string(&mut text)?;
     let code = text.split(' ').nth(1).and_then(|code| code.parse().ok()).unwrap_or(0);
