@@ -190,9 +190,11 @@ fn syncs(world: &World) -> Option<(f64, f64)> {
     let metrics = world.node.run("curl -s --max-time 5 http://127.0.0.1:10249/metrics").ok()?;
     let value = |suffix: &str| {
         let name = format!("kubeproxy_sync_partial_proxy_rules_duration_seconds_{suffix}{{ip_family=\"IPv4\"}} ");
-        metrics.lines().find_map(|line| line.strip_prefix(name.as_str())?.trim().parse::<f64>().ok())
+        // Before the first one there is no such line.
+        let found = metrics.lines().find_map(|line| line.strip_prefix(name.as_str())?.trim().parse::<f64>().ok());
+        found.unwrap_or(0.0)
     };
-    Some((value("sum")?, value("count")?))
+    Some((value("sum"), value("count")))
 }
 
 fn median(mut values: Vec<f64>) -> Option<f64> {

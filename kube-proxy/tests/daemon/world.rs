@@ -175,6 +175,7 @@ impl World {
             "--hostname-override=n1",
             &format!("--master=http://127.0.0.1:{API_PORT}"),
             &format!("--proxy-mode={}", self.mode),
+            "--kube-api-content-type=application/json",
             "--iptables-min-sync-period=50ms",
             "--iptables-sync-period=2s",
             "--conntrack-max-per-core=0",
@@ -222,9 +223,10 @@ impl World {
         static NUMBER: std::sync::atomic::AtomicU16 = std::sync::atomic::AtomicU16::new(10_000);
         let port = NUMBER.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let name = if family == Family::V4 { "marker4" } else { "marker6" };
-        self.put(family, name, 250, json!({"ports": [{"name": "p", "port": port, "protocol": "TCP"}]}));
-        // Endpoints come on another watch: they change, too, and their port tells which version is in place.
-        self.put_endpoints(family, name, &[Endpoint::local(family.pod(5))]);
+        // Endpoints come on another watch: the name of their port says that both have arrived.
+        let port_name = format!("p{port}");
+        self.put(family, name, 250, json!({"ports": [{"name": port_name, "port": port, "protocol": "TCP"}]}));
+        self.put_slice(family, name, &[Endpoint::local(family.pod(5))], &[(&port_name, "TCP")]);
         let to = SocketAddr::new(family.service(250), port);
         self.eventually(&format!("the marker at {to}"), || self.node.ask(to, SILENCE).is_ok());
         std::thread::sleep(Duration::from_millis(250));
@@ -267,11 +269,17 @@ impl World {
 
     /// The endpoints of a Service: port `p` (TCP) and `u` (UDP).
     pub fn put_endpoints(&self, family: Family, name: &str, endpoints: &[Endpoint]) {
+        self.put_slice(family, name, endpoints, &[("p", "TCP"), ("u", "UDP")]);
+    }
+
+    fn put_slice(&self, family: Family, name: &str, endpoints: &[Endpoint], ports: &[(&str, &str)]) {
+        let port = |(name, protocol): &(&str, &str)| json!({"name": name, "port": TARGET, "protocol": protocol});
+        let ports: Vec<Value> = ports.iter().map(port).collect();
         let list: Vec<Value> = endpoints.iter().map(|endpoint| endpoint.0.clone()).collect();
         self.api.put(json!({"kind": "EndpointSlice", "addressType": family.pick("IPv4", "IPv6"),
             "metadata": {"name": format!("{name}-1"), "namespace": "test", "labels": {"kubernetes.io/service-name": name}},
             "endpoints": list,
-            "ports": [{"name": "p", "port": TARGET, "protocol": "TCP"}, {"name": "u", "port": TARGET, "protocol": "UDP"}]}));
+            "ports": ports}));
     }
 
     /// A Service with endpoints, which is in the rules when this returns. It has port 80 in TCP and UDP.
