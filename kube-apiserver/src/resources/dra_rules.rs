@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 use super::{
-    checks, dra_devices,
+    checks, dra_devices, dra_policies,
     field::{ErrorList, Path},
     metadata, names,
     pod::scheduling,
@@ -436,8 +436,9 @@ fn device(device: &Value, old: Option<&Value>, per_device: bool, path: &Path<'_>
         let root = path.child(map);
         for (key, value) in map_at(device, map).into_iter().flatten() {
             qualified(key, false, &root.key(key), errs);
-            if map == "attributes" {
-                dra_devices::attribute(value, &root.key(key), errs);
+            match map {
+                "attributes" => dra_devices::attribute(value, &root.key(key), errs),
+                _ => dra_policies::capacity(device, value, &root.key(key), errs),
             }
         }
     }

@@ -26,6 +26,7 @@ pub mod core;
 mod discovery;
 mod dra;
 mod dra_devices;
+mod dra_policies;
 mod dra_rules;
 pub mod field;
 mod flow;

@@ -37,6 +37,11 @@ impl Quantity {
         rounded.round_up(0)
     }
 
+    /// The amount in whole units, rounded up.
+    pub(crate) fn whole(self) -> i64 {
+        self.0.value()
+    }
+
     /// Numeric order, whatever the notation.
     pub(crate) fn compare(self, other: Quantity) -> Ordering {
         self.0.cmp(&other.0)
