@@ -1,4 +1,4 @@
-//! The feature gates that the controllers look at; other gates of upstream are accepted without effect.
+//! The feature gates that the controllers look at.
 
 use common::config::{ConfigError, FeatureGates, Gate, Stage};
 
@@ -25,19 +25,7 @@ const KNOWN: &[Gate] = &[
 
 /// What `--feature-gates` sets.
 pub(crate) fn resolve(values: &[String]) -> Result<FeatureGates, ConfigError> {
-    let known = |pair: &&String| match pair.split_once('=') {
-        Some((name, _)) => {
-            let name = name.trim();
-            let ours = name.starts_with("All") || KNOWN.iter().any(|gate| gate.name == name);
-            if !ours {
-                tracing::warn!(gate = name, "feature gate without effect here");
-            }
-            ours
-        }
-        None => true,
-    };
-    let ours: Vec<String> = values.iter().filter(known).cloned().collect();
-    FeatureGates::from_flags(KNOWN, &ours)
+    FeatureGates::from_flags(KNOWN, values)
 }
 
 #[cfg(test)]
@@ -47,11 +35,11 @@ mod tests {
     #[test]
     fn flags_set_gates() {
         let resolve = |values: &[&str]| resolve(&values.iter().map(|v| (*v).to_owned()).collect::<Vec<_>>());
-        let gates = resolve(&["ClusterTrustBundle=true", "SomethingElse=true"]).unwrap();
+        let gates = resolve(&["ClusterTrustBundle=true", "PodLevelResources=true"]).unwrap();
         assert!(gates.enabled("ClusterTrustBundle") && gates.enabled("DRADeviceTaints"));
         assert!(!gates.enabled("StorageVersionAPI"));
         assert!(resolve(&["AllAlpha=true"]).unwrap().enabled("StorageVersionAPI"));
         assert!(resolve(&["DynamicResourceAllocation=false"]).unwrap_err().to_string().contains("is locked to true"));
-        assert!(resolve(&["ClusterTrustBundle"]).is_err());
+        assert!(resolve(&["ClusterTrustBundle"]).is_err() && resolve(&["SomethingElse=true"]).is_err());
     }
 }

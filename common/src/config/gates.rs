@@ -4,6 +4,10 @@ use std::collections::BTreeMap;
 
 use super::ConfigError;
 
+/// Every gate of upstream's v1.36: name, stage, default, `locked` if the default is final. One list of gates is often given to all
+/// daemons of a cluster, so each accepts what only others look at.
+const UPSTREAM: &str = include_str!("gates.txt");
+
 /// How mature a feature is; decides what `AllAlpha` and `AllBeta` switch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stage {
@@ -63,9 +67,10 @@ impl FeatureGates {
             }
         }
         for (name, value) in wanted.iter().filter(|(name, _)| *name != "AllAlpha" && *name != "AllBeta") {
-            let gate = known
-                .iter()
-                .find(|gate| gate.name == name)
+            let ours = known.iter().find(|gate| gate.name == name);
+            let gate = ours
+                .copied()
+                .or_else(|| upstreams(name))
                 .ok_or_else(|| ConfigError::Gate(format!("unrecognized feature gate: {name}")))?;
             if gate.locked && gate.default != *value {
                 return Err(ConfigError::Gate(format!(
@@ -73,7 +78,11 @@ impl FeatureGates {
                     gate.default
                 )));
             }
-            enabled.insert(name.clone(), *value);
+            if ours.is_some() {
+                enabled.insert(name.clone(), *value);
+            } else if gate.default != *value {
+                tracing::warn!(gate = %name, value, "feature gate without effect here");
+            }
         }
         Ok(Self { enabled })
     }
@@ -87,6 +96,23 @@ impl FeatureGates {
     pub fn iter(&self) -> impl Iterator<Item = (&str, bool)> {
         self.enabled.iter().map(|(name, value)| (name.as_str(), *value))
     }
+}
+
+/// A gate of upstream's by its name.
+fn upstreams(name: &str) -> Option<Gate> {
+    UPSTREAM.lines().map(str::split_ascii_whitespace).find_map(|mut words| {
+        let gate = Gate {
+            name: words.next().filter(|known| *known == name)?,
+            stage: match words.next()? {
+                "alpha" => Stage::Alpha,
+                "beta" => Stage::Beta,
+                _ => Stage::Stable,
+            },
+            default: words.next()? == "on",
+            locked: words.next() == Some("locked"),
+        };
+        Some(gate)
+    })
 }
 
 /// Whether a beta feature that is on by default is on under `A=true,B=false`, for who has no list of gates.
@@ -115,6 +141,16 @@ mod tests {
         let gates =
             FeatureGates::from_flags(KNOWN, &["AllAlpha=true,AllBeta=false".into(), "A=false,G=true".into()]).unwrap();
         assert!(!gates.enabled("A") && !gates.enabled("B") && gates.enabled("G") && !gates.enabled("Nope"));
+    }
+
+    #[test]
+    fn gates_of_other_daemons_are_accepted_as_upstream_would() {
+        let gates = |value: &str| FeatureGates::from_flags(KNOWN, &[value.into()]);
+        assert!(!gates("NFTablesProxyMode=true,InPlacePodVerticalScaling=true").unwrap().enabled("NFTablesProxyMode"));
+        let locked = "cannot set feature gate InPlacePodVerticalScaling to false, feature is locked to true";
+        assert_eq!(gates("InPlacePodVerticalScaling=false").unwrap_err().to_string(), locked);
+        let whole = UPSTREAM.lines().filter_map(|line| upstreams(line.split(' ').next()?)).count();
+        assert_eq!(whole, UPSTREAM.lines().count());
     }
 
     #[test]
