@@ -1,10 +1,13 @@
 //! Plain requests passed on: logs, and HTTP to nodes, pods and services.
 
-use http::{HeaderMap, HeaderName, Method, Request, Response, Uri, header};
+use bytes::Bytes;
+use futures::{FutureExt, future::BoxFuture};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, header, uri::Authority};
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 
 use super::{
+    links::Links,
     location::{self, Location},
     websocket,
 };
@@ -12,7 +15,7 @@ use crate::{
     request::{ApiError, ApiResult, status::StatusDetails},
     server::{
         Call,
-        response::{self, Body},
+        response::{self, Body, BoxError},
     },
 };
 
@@ -47,26 +50,86 @@ pub(super) fn passed(headers: &HeaderMap) -> HeaderMap {
 /// A request to a location, with these headers.
 pub(super) fn request(location: &Location, method: Method, headers: HeaderMap, body: Body) -> ApiResult<Request<Body>> {
     let uri: Uri = location.path.parse().map_err(|error| ApiError::bad_request(format!("proxied path: {error}")))?;
-    let host = if location.host.contains(':') {
-        format!("[{}]:{}", location.host, location.port)
-    } else {
-        format!("{}:{}", location.host, location.port)
-    };
     let mut request = Request::builder().method(method).uri(uri).body(body).map_err(ApiError::internal)?;
     *request.headers_mut() = headers;
-    let host = host.parse().map_err(|error| ApiError::bad_request(format!("proxied host: {error}")))?;
+    let host = location.authority().parse().map_err(|error| ApiError::bad_request(format!("proxied host: {error}")))?;
     request.headers_mut().insert(header::HOST, host);
     Ok(request)
 }
 
-/// Passes a request on and its answer back.
+/// A page longer than this keeps its links as they are.
+const MAX_PAGE: usize = 8 << 20;
+
+/// Passes a request on; pages that come back have their links led through the proxy, too.
 pub(super) async fn forward(call: &Call, location: Location, incoming: Request<Incoming>) -> ApiResult<Response<Body>> {
+    if let Some(answer) = to_directory(call, incoming.uri())? {
+        return Ok(answer);
+    }
     let (parts, body) = incoming.into_parts();
     let mut headers = passed(&parts.headers);
     headers.remove(header::ACCEPT_ENCODING);
+    let uri = HeaderValue::from_str(parts.uri.path()).map_err(ApiError::internal)?;
+    headers.insert(HeaderName::from_static("x-forwarded-uri"), uri);
+    let server = parts.headers.get(header::HOST).and_then(|host| host.to_str().ok());
+    let links = Links {
+        prefix: prefix(parts.uri.path(), &location.path).to_owned(),
+        backend: location.authority(),
+        server: server.or_else(|| parts.uri.authority().map(Authority::as_str)).unwrap_or_default().to_owned(),
+    };
     let body = body.map_err(Into::into).boxed_unsync();
     let answer = call.server.backends.send(&location, request(&location, parts.method, headers, body)?).await?;
-    Ok(back(answer))
+    through(&links, back(answer)).await
+}
+
+/// A reader of `.../proxy` is sent to `.../proxy/`, or relative links would lead astray.
+fn to_directory(call: &Call, uri: &Uri) -> ApiResult<Option<Response<Body>>> {
+    if call.info.parts.len() > 3 || uri.path().ends_with('/') || !matches!(call.method, Method::GET | Method::HEAD) {
+        return Ok(None);
+    }
+    let query = uri.query().map(|query| format!("?{query}")).unwrap_or_default();
+    let mut answer = Response::new(response::empty());
+    *answer.status_mut() = StatusCode::MOVED_PERMANENTLY;
+    let location = HeaderValue::from_str(&format!("{}/{query}", uri.path())).map_err(ApiError::internal)?;
+    answer.headers_mut().insert(header::LOCATION, location);
+    Ok(Some(answer))
+}
+
+/// What precedes the backend's path in the request's path.
+fn prefix<'a>(path: &'a str, location: &str) -> &'a str {
+    let location = location.split('?').next().unwrap_or_default();
+    path.strip_suffix(location).unwrap_or(path).trim_end_matches('/')
+}
+
+/// Boxed, as the compiler does not see through the error's lifetime.
+fn read_page(body: Body) -> BoxFuture<'static, Result<Bytes, BoxError>> {
+    Limited::new(body, MAX_PAGE).collect().map(|page| Ok(page?.to_bytes())).boxed()
+}
+
+/// Leads a redirect and a page's links through the proxy.
+async fn through(links: &Links, answer: Response<Body>) -> ApiResult<Response<Body>> {
+    let (mut parts, body) = answer.into_parts();
+    let text = |name| parts.headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
+    if let Some(to) = text(header::LOCATION) {
+        if let Some(to) = links.rewrite(to) {
+            parts.headers.insert(header::LOCATION, HeaderValue::from_str(&to).map_err(ApiError::internal)?);
+        }
+        return Ok(Response::from_parts(parts, body));
+    }
+    let media_type = text(header::CONTENT_TYPE).unwrap_or_default().split(';').next().unwrap_or_default().trim();
+    let length = text(header::CONTENT_LENGTH).and_then(|length| length.parse::<usize>().ok());
+    let is_short = length.is_none_or(|length| length <= MAX_PAGE);
+    if media_type != "text/html" || parts.headers.contains_key(header::CONTENT_ENCODING) || !is_short {
+        return Ok(Response::from_parts(parts, body));
+    }
+    let page = read_page(body)
+        .await
+        .map_err(|error| ApiError::unavailable(format!("error trying to reach service: {error}")))?;
+    let page = match std::str::from_utf8(&page) {
+        Ok(text) => links.rewrite_page(text).into_owned().into(),
+        Err(_) => page,
+    };
+    parts.headers.insert(header::CONTENT_LENGTH, page.len().into());
+    Ok(Response::from_parts(parts, response::full(page)))
 }
 
 fn back(answer: Response<Incoming>) -> Response<Body> {
@@ -149,5 +212,36 @@ pub(super) async fn refusal(call: &Call, answer: Response<Incoming>) -> ApiError
             format!("an error on the server ({text:?}) has prevented the request from succeeding"),
             details,
         ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_prefix_is_what_stands_for_the_backends_root() {
+        assert_eq!(
+            prefix("/api/v1/namespaces/a/pods/b:80/proxy/x/y", "/x/y?z=1"),
+            "/api/v1/namespaces/a/pods/b:80/proxy"
+        );
+        assert_eq!(prefix("/api/v1/nodes/n/proxy/", "/"), "/api/v1/nodes/n/proxy");
+    }
+
+    #[tokio::test]
+    async fn redirects_and_pages_lead_through_the_proxy() {
+        let links = Links { prefix: "/p".into(), backend: "10.0.0.1:80".into(), server: "k8s".into() };
+        let answer = |name, value: &str, body: &'static str| {
+            let body = response::full(bytes::Bytes::from_static(body.as_bytes()));
+            Response::builder().header(name, value).body(body).unwrap()
+        };
+        let moved = through(&links, answer(header::LOCATION, "/x", "")).await.unwrap();
+        assert_eq!(moved.headers()[header::LOCATION], "/p/x");
+        let page =
+            through(&links, answer(header::CONTENT_TYPE, "text/html; charset=utf-8", "<a href=/x>")).await.unwrap();
+        assert_eq!(page.headers()[header::CONTENT_LENGTH], "13");
+        assert_eq!(page.into_body().collect().await.unwrap().to_bytes(), "<a href=/p/x>");
+        let text = through(&links, answer(header::CONTENT_TYPE, "text/plain", "<a href=/x>")).await.unwrap();
+        assert_eq!(text.into_body().collect().await.unwrap().to_bytes(), "<a href=/x>");
     }
 }

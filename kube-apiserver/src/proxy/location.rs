@@ -31,6 +31,14 @@ pub(super) struct Location {
     pub path: String,
 }
 
+impl Location {
+    /// Host and port as a URL writes them.
+    pub(super) fn authority(&self) -> String {
+        let brackets = if self.host.contains(':') { ("[", "]") } else { ("", "") };
+        format!("{}{}{}:{}", brackets.0, self.host, brackets.1, self.port)
+    }
+}
+
 fn text<'a>(object: &'a Value, pointer: &str) -> &'a str {
     object.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
 }

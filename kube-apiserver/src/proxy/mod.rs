@@ -5,6 +5,7 @@
 
 mod connect;
 mod http;
+mod links;
 mod location;
 mod remote_command;
 mod spdy;
