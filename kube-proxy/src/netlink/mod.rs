@@ -52,6 +52,14 @@ pub(crate) struct Batch {
     sequence: u32,
 }
 
+/// What an acknowledgement says: 0, or a negated error number.
+fn outcome(body: &[u8]) -> io::Result<()> {
+    match body.first_chunk().map_or(0, |code| i32::from_ne_bytes(*code)) {
+        0 => Ok(()),
+        code => Err(io::Error::from_raw_os_error(-code)),
+    }
+}
+
 impl Batch {
     /// An empty batch of this subsystem.
     pub(crate) fn new(subsystem: u16) -> Self {
@@ -120,9 +128,8 @@ impl Netlink {
                 if kind != ERROR {
                     continue;
                 }
-                let code = body.first_chunk().map_or(0, |code| i32::from_ne_bytes(*code));
-                if code != 0 {
-                    failure.get_or_insert_with(|| io::Error::from_raw_os_error(-code));
+                if let Err(error) = outcome(body) {
+                    failure.get_or_insert(error);
                 }
                 if sequence == batch.sequence || sequence == 0 {
                     self.drain();
@@ -165,10 +172,7 @@ impl Netlink {
                 }
                 match kind {
                     DONE => return Ok(()),
-                    ERROR => {
-                        let code = body.first_chunk().map_or(0, |code| i32::from_ne_bytes(*code));
-                        return if code == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(-code)) };
-                    }
+                    ERROR => return outcome(body),
                     _ => each(Attributes(body.get(4..).unwrap_or_default())),
                 }
             }
@@ -197,8 +201,7 @@ impl Netlink {
             let length = socket::recv(self.fd.as_raw_fd(), &mut buffer, MsgFlags::empty())?;
             for (kind, sequence, body) in message::messages(&buffer[..length]) {
                 if kind == ERROR && sequence == self.sequence {
-                    let code = body.first_chunk().map_or(0, |code| i32::from_ne_bytes(*code));
-                    return if code == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(-code)) };
+                    return outcome(body);
                 }
             }
         }
