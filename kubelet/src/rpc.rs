@@ -1,4 +1,4 @@
-//! Unary gRPC over a unix socket, for the protocols of plugins.
+//! gRPC over a unix socket, as the client of plugins.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -44,14 +44,13 @@ pub(crate) struct Socket(Channel);
 
 impl Socket {
     /// `path` may carry the scheme `unix://`.
-    pub(crate) fn new(path: &Path) -> Result<Self, RpcError> {
+    pub(crate) fn new(path: &Path) -> Self {
         let path = PathBuf::from(path.strip_prefix("unix:").unwrap_or(path));
         let connector = tower::service_fn(move |_: Uri| {
             let path = path.clone();
             async move { Ok::<_, std::io::Error>(TokioIo::new(tokio::net::UnixStream::connect(path).await?)) }
         });
-        let endpoint = Endpoint::from_static("http://localhost");
-        Ok(Self(endpoint.connect_with_connector_lazy(connector)))
+        Self(Endpoint::from_static("http://localhost").connect_with_connector_lazy(connector))
     }
 
     /// One call; no answer within `patience` is `DeadlineExceeded`.
@@ -71,14 +70,31 @@ impl Socket {
         Q: prost::Message + Send + Sync + 'static,
         A: prost::Message + Default + Send + Sync + 'static,
     {
+        let mut client = self.ready().await?;
+        let codec = tonic_prost::ProstCodec::<Q, A>::default();
+        let path = http::uri::PathAndQuery::from_static(method);
+        Ok(client.unary(tonic::Request::new(request), path, codec).await?.into_inner())
+    }
+
+    /// A call whose answers come as long as both sides live.
+    pub(crate) async fn stream<Q, A>(&self, method: &'static str, request: Q) -> Result<tonic::Streaming<A>, RpcError>
+    where
+        Q: prost::Message + Send + Sync + 'static,
+        A: prost::Message + Default + Send + Sync + 'static,
+    {
+        let mut client = self.ready().await?;
+        let codec = tonic_prost::ProstCodec::<Q, A>::default();
+        let path = http::uri::PathAndQuery::from_static(method);
+        Ok(client.server_streaming(tonic::Request::new(request), path, codec).await?.into_inner())
+    }
+
+    async fn ready(&self) -> Result<tonic::client::Grpc<Channel>, RpcError> {
         let mut client = tonic::client::Grpc::new(self.0.clone());
         client.ready().await.map_err(|error| {
             let source = std::error::Error::source(&error).map(|source| format!(": {source}")).unwrap_or_default();
             RpcError { code: Code::Unavailable, message: format!("{error}{source}") }
         })?;
-        let codec = tonic_prost::ProstCodec::<Q, A>::default();
-        let path = http::uri::PathAndQuery::from_static(method);
-        Ok(client.unary(tonic::Request::new(request), path, codec).await?.into_inner())
+        Ok(client)
     }
 }
 
@@ -94,7 +110,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_missing_socket_is_unavailable() {
-        let socket = Socket::new(Path::new("/nowhere/at-all.sock")).unwrap();
+        let socket = Socket::new(Path::new("/nowhere/at-all.sock"));
         let request = crate::wire::registration::InfoRequest {};
         let patience = Duration::from_secs(30);
         let answer: Result<crate::wire::registration::PluginInfo, _> =

@@ -139,7 +139,7 @@ impl Registry {
     async fn lists(&self, resource: &str, plugin: Plugin, number: u64) -> Result<(), String> {
         let options =
             plugin.options().await.map_err(|error| format!("failed to get device plugin options: {error}"))?;
-        let mut lists = plugin.watch().await?;
+        let mut lists = plugin.watch().await.map_err(|error| error.to_string())?;
         self.devices.connected(resource, Registered { plugin, options, number });
         while let Some(list) = lists.message().await.map_err(|status| status.to_string())? {
             let pods = self.devices.update(resource, number, list.devices);

@@ -70,7 +70,7 @@ impl Handler for Drivers {
 
     async fn register(&self, plugin: &Plugin) -> Result<(), String> {
         let version = choose(&plugin.versions)?;
-        let socket = Socket::new(&plugin.endpoint).map_err(|error| error.to_string())?;
+        let socket = Socket::new(&plugin.endpoint);
         let mut drivers = self.0.write();
         let instances = drivers.entry(plugin.name.clone()).or_default();
         instances.retain(|instance| instance.endpoint != plugin.endpoint);

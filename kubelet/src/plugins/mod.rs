@@ -140,7 +140,7 @@ async fn live(plugins: Arc<Plugins>, path: PathBuf, before: Option<JoinHandle<()
 }
 
 async fn register(plugins: &Plugins, path: &Path) -> Result<(Plugin, Arc<dyn Handler>), String> {
-    let socket = Socket::new(path).map_err(|error| error.to_string())?;
+    let socket = Socket::new(path);
     let info: PluginInfo = socket.call(wire::GET_INFO, InfoRequest {}, INFO_PATIENCE).await.map_err(|error| {
         let at = path.display();
         format!("RegisterPlugin error -- failed to get plugin info using RPC GetInfo at socket {at}, err: {error}")

@@ -95,7 +95,7 @@ impl Handler for Registration {
 
     async fn register(&self, plugin: &Plugin) -> Result<(), String> {
         let kubelet = self.kubelet()?;
-        let socket = Socket::new(&plugin.endpoint).map_err(|error| error.to_string())?;
+        let socket = Socket::new(&plugin.endpoint);
         let client = Client { name: plugin.name.clone(), socket };
         let info = client.info().await.map_err(|error| error.to_string())?;
         let version = highest(&plugin.name, &plugin.versions)?;
